@@ -1,0 +1,1 @@
+//! Row-wise DataFusion plans (UNNEST).

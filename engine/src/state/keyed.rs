@@ -1,0 +1,1 @@
+//! Private per-key state of one operator.

@@ -1,0 +1,1 @@
+//! Functions of ours, one registry for batch and incremental paths.

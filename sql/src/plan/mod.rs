@@ -1,0 +1,282 @@
+//! `IncPlan`: the incremental plan of a view, our own serialisable DAG.
+//!
+//! It is what the catalog stores, because planning the same SQL again after an upgrade may give another plan and
+//! orphan the state that was built for this one. Nodes are in topological order; equal subplans are one node
+//! (hash-consed), so a CTE used twice is computed once.
+//!
+//! Columns are positions, never names. Expressions are DataFusion logical expressions over columns named
+//! `c0, c1, ..` of the node's input row (for joins: left columns, then right columns).
+
+pub mod build;
+pub mod explain;
+pub mod expr;
+pub mod serialize;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, SchemaRef};
+
+pub use expr::PlanExpr;
+
+/// Version of the encoding in [`serialize`].
+pub const PLAN_VERSION: u32 = 1;
+
+/// Position of a node in [`IncPlan::nodes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u32);
+
+/// Identity of a catalog relation; never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct RelationId(pub u64);
+
+/// What changes may travel along an edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ChangelogKind {
+    /// Only insertions: every weight is positive.
+    Append,
+    /// Insertions and retractions.
+    Retract,
+}
+
+/// The plan of one view.
+#[derive(Debug, Clone)]
+pub struct IncPlan {
+    /// [`PLAN_VERSION`] of the writer.
+    pub version: u32,
+    /// Topological order: inputs have smaller ids.
+    pub nodes: Vec<IncNode>,
+    /// The node whose output is the view.
+    pub output: NodeId,
+    /// Order asked for by the outermost ORDER BY: a property of reads, not of the state.
+    pub read_order: Vec<SortColumn>,
+}
+
+/// One operator.
+#[derive(Debug, Clone)]
+pub struct IncNode {
+    /// What it does.
+    pub op: IncOp,
+    /// Its inputs, in port order.
+    pub inputs: Vec<NodeId>,
+    /// Its output columns. Names matter only at the plan's output.
+    pub schema: SchemaRef,
+    /// Kind of its output.
+    pub kind: ChangelogKind,
+}
+
+/// How a column is ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SortColumn {
+    /// Position in the input row.
+    pub column: usize,
+    /// DESC.
+    pub descending: bool,
+    /// NULLS FIRST.
+    pub nulls_first: bool,
+}
+
+/// Join kinds that have a native operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum JoinKind {
+    /// Pairs.
+    Inner,
+    /// Pairs, and left rows without one.
+    Left,
+    /// Pairs, and right rows without one.
+    Right,
+    /// Pairs, and both sides' rows without one.
+    Full,
+    /// Left rows with a pair; output is the left row.
+    LeftSemi,
+    /// Left rows without a pair; output is the left row.
+    LeftAnti,
+}
+
+/// Aggregate functions that have a native operator. All arguments are plain columns of the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AggFunc {
+    /// `count(*)`: no argument.
+    CountStar,
+    /// `count(x)`: non-NULL values.
+    Count,
+    /// `sum(x)`: exact; NULL for no values.
+    Sum,
+    /// `avg(x)`.
+    Avg,
+    /// `min(x)`.
+    Min,
+    /// `max(x)`.
+    Max,
+    /// `bool_and(x)`.
+    BoolAnd,
+    /// `bool_or(x)`.
+    BoolOr,
+}
+
+/// One aggregate of an [`IncOp::Aggregate`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct AggCall {
+    /// The function.
+    pub func: AggFunc,
+    /// Argument column; `None` only for `CountStar`.
+    pub arg: Option<usize>,
+    /// Boolean column: the row counts only where it is true.
+    pub filter: Option<usize>,
+    /// `DISTINCT`.
+    pub distinct: bool,
+    /// Type of the result, as batch DataFusion gives it.
+    pub output: DataType,
+}
+
+/// How rows are spread over the shards of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Distribution {
+    /// By the stable hash of these columns.
+    Hash(Vec<usize>),
+    /// All rows on shard 0.
+    Single,
+}
+
+/// The tier that runs an operator, for EXPLAIN and `ms.views`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Tier {
+    /// A delta rule of ours.
+    Native,
+    /// DataFusion over the affected groups only.
+    KeyedRecompute,
+    /// DataFusion over the whole input.
+    FullRecompute,
+}
+
+/// Operators.
+#[derive(Debug, Clone)]
+pub enum IncOp {
+    /// Deltas of a catalog relation, these columns of it.
+    Source {
+        /// Which relation.
+        relation: RelationId,
+        /// Positions in the relation's schema.
+        projection: Vec<usize>,
+    },
+    /// A constant relation: its rows are emitted once, when the view is built.
+    Values {
+        /// The rows.
+        rows: RecordBatch,
+    },
+    /// Keep rows where every predicate is true, then evaluate `exprs`. Fused filter and projection.
+    Map {
+        /// Conjuncts over the input row.
+        predicates: Vec<PlanExpr>,
+        /// One per output column; `None` means all input columns unchanged.
+        exprs: Option<Vec<PlanExpr>>,
+    },
+    /// A DataFusion plan that maps every row to n rows independently (UNNEST). Leaf table name `t0`; the weight
+    /// travels as a last column `__weight`, which the stored plan does not contain: see `ops::linear`.
+    RowMap {
+        /// The plan over leaf `t0`.
+        plan: StoredPlan,
+    },
+    /// Bag union of the inputs.
+    Union,
+    /// SELECT DISTINCT.
+    Distinct,
+    /// Equi-join with an optional residual over (left, right) columns.
+    Join {
+        /// Kind.
+        kind: JoinKind,
+        /// (left column, right column) of each equality; empty for a cross or theta join.
+        on: Vec<(usize, usize)>,
+        /// Further condition over the pair.
+        residual: Option<PlanExpr>,
+        /// NULL = NULL is true (IS NOT DISTINCT FROM keys).
+        null_equals_null: bool,
+    },
+    /// GROUP BY. Output: key columns, then one column an aggregate. No keys: one row, always.
+    Aggregate {
+        /// Key columns.
+        keys: Vec<usize>,
+        /// Aggregates.
+        aggs: Vec<AggCall>,
+    },
+    /// The first `limit` rows after `offset` in each partition, ties broken by the whole row; output is the input
+    /// row, with the 1-based rank as a last Int64/UInt64 column if `rank` is set.
+    TopN {
+        /// Partition columns; empty for ORDER BY .. LIMIT.
+        partition: Vec<usize>,
+        /// Order.
+        order: Vec<SortColumn>,
+        /// Rows skipped in each partition.
+        offset: u64,
+        /// Rows kept in each partition.
+        limit: u64,
+        /// Append the row number as a column of the node schema's last field type.
+        rank: bool,
+    },
+    /// Rows go to the shard that owns them. Splits the graph into stages.
+    Exchange {
+        /// Where to.
+        distribution: Distribution,
+    },
+    /// DataFusion over the integrals of the inputs (leaves `t0, t1, ..`), diffed against the last output.
+    /// With keys: only the groups whose rows changed are computed anew.
+    Recompute {
+        /// The plan over leaves `t0, ..`.
+        plan: StoredPlan,
+        /// For each input the columns that make its group; output rows of a group start with nothing special, the
+        /// group of an output row is given by `output_keys`.
+        keys: Option<RecomputeKeys>,
+        /// Why there is no native operator, for EXPLAIN.
+        reason: String,
+    },
+}
+
+/// Group columns of a keyed recompute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecomputeKeys {
+    /// Per input, its key columns.
+    pub inputs: Vec<Vec<usize>>,
+    /// The same key in the output row.
+    pub output: Vec<usize>,
+}
+
+/// A DataFusion logical plan over placeholder leaves, in an encoding that can be stored.
+#[derive(Debug, Clone)]
+pub struct StoredPlan {
+    /// The plan. Leaves are `TableScan`s of tables `t0, t1, ..` whose columns are those of the node's inputs.
+    pub logical: datafusion::logical_expr::LogicalPlan,
+}
+
+impl IncPlan {
+    /// The node with this id.
+    pub fn node(&self, id: NodeId) -> &IncNode {
+        &self.nodes[id.0 as usize]
+    }
+    /// Relations read by the plan, each once, in order of id.
+    pub fn relations(&self) -> Vec<RelationId> {
+        let mut v: Vec<_> = self
+            .nodes
+            .iter()
+            .filter_map(|n| match &n.op {
+                IncOp::Source { relation, .. } => Some(*relation),
+                _ => None,
+            })
+            .collect();
+        v.sort();
+        v.dedup();
+        v
+    }
+    /// The view's columns.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.node(self.output).schema
+    }
+}
+
+impl IncOp {
+    /// The tier that runs this operator.
+    pub fn tier(&self) -> Tier {
+        match self {
+            Self::Recompute { keys: Some(_), .. } => Tier::KeyedRecompute,
+            Self::Recompute { keys: None, .. } => Tier::FullRecompute,
+            _ => Tier::Native,
+        }
+    }
+}
