@@ -154,7 +154,6 @@ pub(crate) fn check(tokens: &[Tok], limits: &Limits) -> Result<()> {
                 | Keyword::XOR
                 | Keyword::NOT
                 | Keyword::IS
-                | Keyword::ISNULL
                 | Keyword::NOTNULL
                 | Keyword::LIKE
                 | Keyword::ILIKE
