@@ -8,6 +8,7 @@ pub mod file;
 pub mod format;
 pub mod kafka;
 pub mod nexmark;
+pub mod options;
 pub mod source;
 pub mod store;
 
