@@ -14,7 +14,6 @@ mod batch;
 mod generator;
 mod reader;
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +26,8 @@ use async_trait::async_trait;
 pub use batch::schema;
 pub use generator::Kind;
 
-use crate::options::{check_keys, parse, parse_time_us};
+use crate::instant::parse_time_us;
+use crate::options::Options;
 use crate::{ConnectorError, Position, Positions, Result, Source, SourceConfig, SourceReader, SplitId};
 use batch::Slice;
 use generator::Tables;
@@ -41,7 +41,6 @@ pub const DEFAULT_GAP_US: u64 = 100;
 const MAX_SPLITS: u64 = 1024;
 
 const OPTIONS: &[&str] = &[
-    "connector",
     "type",
     "table",
     "nexmark.table.type",
@@ -51,10 +50,6 @@ const OPTIONS: &[&str] = &[
     "splits",
     "start_time",
     "event_gap_us",
-    "start",
-    "on_error",
-    "idle_timeout",
-    "envelope",
 ];
 
 /// Time since a fixed moment, for pacing only.
@@ -144,41 +139,41 @@ struct NexmarkSource {
 
 impl NexmarkSource {
     fn new(config: SourceConfig, clock: Clock) -> Result<Self> {
-        let options = &config.options;
-        check_keys("nexmark", options, OPTIONS, &[])?;
+        let options = Options::new("nexmark", &config.options);
+        options.check(OPTIONS, &[])?;
         let kind = kind_option(options)?;
         if let Some(start) = options.get("start")
             && !start.eq_ignore_ascii_case("earliest")
         {
-            return Err(ConnectorError::config(format!(
-                "option \"start\" is \"{start}\"; a generator starts at \"earliest\""
-            ))
-            .hint("Use start_time for the event time of the first event."));
+            let hint = "A generator starts at 'earliest'; start_time is the event time of its first event.";
+            return Err(options.invalid("start", start, hint));
+        }
+        if let Some(format) = options.get("format") {
+            return Err(options.invalid("format", format, "The generator has no format: leave the option out."));
         }
         if let Some(envelope) = options.get("envelope")
             && !["none", "append"].contains(&envelope.to_ascii_lowercase().as_str())
         {
-            return Err(ConnectorError::config(format!("envelope \"{envelope}\" does not fit connector \"nexmark\""))
-                .hint("The generator only appends: leave the option out."));
+            return Err(options.invalid("envelope", envelope, "The generator only appends: leave the option out."));
         }
-        let events = parse(options, "events", "a number of events")?;
-        let rate: Option<f64> = parse(options, "rate", "events per second")?;
-        if rate.is_some_and(|r| !r.is_finite() || r < 0.0) {
-            return Err(ConnectorError::config("option \"rate\" must be 0 (flat out) or more events per second"));
+        let events = options.number_opt("events")?;
+        let rate: Option<f64> = options.number_opt("rate")?;
+        if let Some(rate) = rate
+            && (!rate.is_finite() || rate < 0.0)
+        {
+            return Err(options.invalid("rate", &rate.to_string(), "Give events per second, or 0 for flat out."));
         }
-        let splits = parse(options, "splits", "a number of splits")?.unwrap_or(1);
+        let splits = options.number("splits", 1)?;
         if !(1..=MAX_SPLITS).contains(&splits) {
-            return Err(ConnectorError::config(format!("option \"splits\" must be 1 to {MAX_SPLITS}, not {splits}")));
+            return Err(options.invalid("splits", &splits.to_string(), format!("Give 1 to {MAX_SPLITS}.")));
         }
         let start_us = match options.get("start_time") {
             None => DEFAULT_START_US,
-            Some(text) => parse_time_us(text).ok_or_else(|| {
-                ConnectorError::config(format!("option \"start_time\" must be a timestamp, not \"{text}\""))
-                    .hint("For example 2026-01-01T00:00:00Z.")
-            })?,
+            Some(text) => parse_time_us(text)
+                .ok_or_else(|| options.invalid("start_time", text, "For example 2026-01-01T00:00:00Z."))?,
         };
-        let gap_us = parse(options, "event_gap_us", "a number of microseconds")?.unwrap_or(DEFAULT_GAP_US);
-        let seed = parse(options, "seed", "a whole number, 0 or more")?.unwrap_or(0);
+        let gap_us = options.number("event_gap_us", DEFAULT_GAP_US)?;
+        let seed = options.number("seed", 0)?;
         let layout = layout(kind, &config)?;
         let opened = clock();
         Ok(Self {
@@ -204,14 +199,12 @@ fn split_id(i: u64) -> SplitId {
     i.to_string().into()
 }
 
-fn kind_option(options: &BTreeMap<String, String>) -> Result<Kind> {
-    let Some(text) = ["type", "table", "nexmark.table.type"].iter().find_map(|key| options.get(*key)) else {
-        return Err(ConnectorError::config("option \"type\" is missing for connector \"nexmark\"")
-            .hint("It is 'person', 'auction' or 'bid'."));
+fn kind_option(options: Options<'_>) -> Result<Kind> {
+    const HINT: &str = "It is 'person', 'auction' or 'bid'.";
+    let Some((key, text)) = ["type", "table", "nexmark.table.type"].iter().find_map(|k| Some((k, options.get(k)?))) else {
+        return Err(ConnectorError::config("connector \"nexmark\" needs option \"type\"").hint(HINT));
     };
-    Kind::parse(text).ok_or_else(|| {
-        ConnectorError::config(format!("option \"type\" must be 'person', 'auction' or 'bid', not \"{text}\""))
-    })
+    Kind::parse(text).ok_or_else(|| options.invalid(key, text, HINT))
 }
 
 /// Declared columns must be columns of the kind; undeclared, all of them.

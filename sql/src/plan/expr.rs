@@ -6,6 +6,7 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::execution_props::ExecutionProps;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
 /// A serialisable expression over the columns of a node's input row.
@@ -43,6 +44,11 @@ impl PlanExpr {
     /// Compiles the expression once for an input of these columns.
     pub fn compile(&self, input: &Schema) -> datafusion::common::Result<Arc<dyn PhysicalExpr>> {
         let schema = DFSchema::try_from(positional_schema(input).as_ref().clone())?;
-        create_physical_expr(&self.expr, &schema, &ExecutionProps::new())
+        create_physical_expr(
+            &self.expr,
+            &schema,
+            &ExecutionProps::new(),
+            &PhysicalPlanningContext::default(),
+        )
     }
 }
