@@ -158,7 +158,7 @@ async fn an_unbounded_generator_flat_out_has_an_end_for_selects() {
 fn wrong_options_are_reported_with_what_is_right() {
     assert!(error(&[]).message.contains("needs option \"type\""));
     assert!(error(&[("type", "bids")]).hint.unwrap().contains("'bid'"));
-    assert_eq!(error(&[("type", "bid"), ("sede", "1")]).hint.as_deref(), Some("Did you mean \"seed\"?"));
+    assert_eq!(error(&[("type", "bid"), ("sead", "1")]).hint.as_deref(), Some("Did you mean \"seed\"?"));
     for (key, value) in [("rate", "-1"), ("splits", "0"), ("start", "latest"), ("format", "json"), ("events", "many")] {
         let e = error(&[("type", "bid"), (key, value)]);
         assert_eq!(e.message, format!("invalid value \"{value}\" for option \"{key}\""));
