@@ -1,0 +1,1 @@
+//! Schema inference from a sample of records.
