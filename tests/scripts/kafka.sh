@@ -2,7 +2,8 @@
 # One Apache Kafka broker in KRaft mode for the tests, from its published jars.
 #
 #   kafka.sh start DIR PORT [PARENT_PID]   start on 127.0.0.1:PORT with state in DIR; returns when it answers.
-#                                          With PARENT_PID the broker is stopped when that process is gone.
+#                                          With PARENT_PID the broker is killed and DIR removed when that process
+#                                          is gone.
 #   kafka.sh stop DIR                      stop at once, as a crash would; the state stays. `start` goes on with it.
 #   kafka.sh jars                          fetch the jars and print their folder.
 #
@@ -93,12 +94,17 @@ LOG
   echo "$broker" >"$dir/pid"
   if [ -n "$parent" ]; then
     # The broker must not outlive the tests, however they end.
-    setsid bash -c 'while kill -0 "$1" 2>/dev/null && kill -0 "$2" 2>/dev/null; do sleep 1; done; kill -9 "$2" 2>/dev/null' \
-      watchdog "$parent" "$broker" >/dev/null 2>&1 </dev/null &
+    setsid bash -c '
+      while kill -0 "$1" 2>/dev/null && kill -0 "$2" 2>/dev/null; do sleep 1; done
+      kill -0 "$1" 2>/dev/null && exit
+      kill -9 "$2" 2>/dev/null
+      sleep 0.2
+      rm -rf "$3"
+    ' watchdog "$parent" "$broker" "$dir" >/dev/null 2>&1 </dev/null &
   fi
   for _ in $(seq 600); do
     kill -0 "$broker" 2>/dev/null || { tail -20 "$dir/broker.log" >&2; fail "the broker stopped by itself"; }
-    # It listens before it is ready to serve; the log line comes after.
+    # Clients retry by themselves until it serves.
     if answers "$port"; then
       disown -a
       return

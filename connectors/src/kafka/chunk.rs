@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::builder::{
-    BinaryBuilder, BinaryViewBuilder, LargeBinaryBuilder, StringBuilder, StringViewBuilder,
+use arrow::array::builder::{BinaryBuilder, BinaryViewBuilder, LargeBinaryBuilder, StringBuilder, StringViewBuilder};
+use arrow::array::{
+    Array, ArrayRef, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, TimestampMillisecondArray, make_array,
 };
-use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, TimestampMillisecondArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use rdkafka::Message;
@@ -155,7 +155,14 @@ fn column<'m, M: Message + 'm>(
     if array.data_type() == data_type {
         return Ok(array);
     }
-    cast(&array, data_type).map_err(|e| ConnectorError::bug(format!("metadata column: {e}")))
+    let fail = |e| ConnectorError::bug(format!("metadata column: {e}"));
+    if let DataType::Timestamp(unit, Some(_)) = data_type {
+        // A zone only names how the instant is shown: it is set on the values, not computed with.
+        let plain = cast(&array, &DataType::Timestamp(*unit, None)).map_err(fail)?;
+        let data = plain.into_data().into_builder().data_type(data_type.clone()).build().map_err(fail)?;
+        return Ok(make_array(data));
+    }
+    cast(&array, data_type).map_err(fail)
 }
 
 fn keys<'m, M: Message + 'm>(data_type: &DataType, messages: impl Iterator<Item = &'m M>) -> ArrayRef {

@@ -104,8 +104,7 @@ impl Asker<'_> {
 
     fn partitions_now(&self, timeout: Duration, when: When) -> Result<Option<Vec<i32>>> {
         let topic = &self.settings.topic;
-        let metadata =
-            self.consumer.fetch_metadata(Some(topic), timeout).map_err(|e| self.unreachable(&e, when))?;
+        let metadata = self.consumer.fetch_metadata(Some(topic), timeout).map_err(|e| self.unreachable(&e, when))?;
         let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else {
             return Err(self.missing(when));
         };
@@ -139,10 +138,8 @@ impl Asker<'_> {
             list.add_partition_offset(topic, *partition, *offset)
                 .map_err(|e| ConnectorError::bug(format!("offset of {topic}/{partition}: {e}")))?;
         }
-        let answer = self
-            .consumer
-            .offsets_for_times(list, self.settings.timeout)
-            .map_err(|e| self.unreachable(&e, when))?;
+        let answer =
+            self.consumer.offsets_for_times(list, self.settings.timeout).map_err(|e| self.unreachable(&e, when))?;
         let mut out = BTreeMap::new();
         for element in answer.elements() {
             element.error().map_err(|e| self.unreachable(&e, when))?;
@@ -245,11 +242,9 @@ impl Admin {
         let Some(consumer) = self.consumer.clone() else {
             return Err(ConnectorError::bug("the Kafka client is closed"));
         };
-        tokio::task::spawn_blocking(move || {
-            question(Asker { settings: &settings, consumer: &consumer, serve: true })
-        })
-        .await
-        .map_err(|e| ConnectorError::bug(format!("a question to Kafka failed: {e}")))?
+        tokio::task::spawn_blocking(move || question(Asker { settings: &settings, consumer: &consumer, serve: true }))
+            .await
+            .map_err(|e| ConnectorError::bug(format!("a question to Kafka failed: {e}")))?
     }
 }
 

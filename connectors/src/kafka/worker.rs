@@ -146,11 +146,10 @@ impl Worker {
     }
 
     fn use_client(&mut self) -> Result<Exit> {
-        let consumer: BaseConsumer<Context> = self
-            .settings
-            .client(true)
-            .create_with_context(Context::new(&self.settings.name))
-            .map_err(|e| ConnectorError::config(format!("Kafka client for topic \"{}\": {e}", self.settings.topic)))?;
+        let consumer: BaseConsumer<Context> =
+            self.settings.client(true).create_with_context(Context::new(&self.settings.name)).map_err(|e| {
+                ConnectorError::config(format!("Kafka client for topic \"{}\": {e}", self.settings.topic))
+            })?;
         self.assign(&consumer)?;
         loop {
             if self.outlet.closed() {

@@ -40,17 +40,8 @@ pub const DEFAULT_GAP_US: u64 = 100;
 
 const MAX_SPLITS: u64 = 1024;
 
-const OPTIONS: &[&str] = &[
-    "type",
-    "table",
-    "nexmark.table.type",
-    "events",
-    "rate",
-    "seed",
-    "splits",
-    "start_time",
-    "event_gap_us",
-];
+const OPTIONS: &[&str] =
+    &["type", "table", "nexmark.table.type", "events", "rate", "seed", "splits", "start_time", "event_gap_us"];
 
 /// Time since a fixed moment, for pacing only.
 pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
@@ -201,7 +192,8 @@ fn split_id(i: u64) -> SplitId {
 
 fn kind_option(options: Options<'_>) -> Result<Kind> {
     const HINT: &str = "It is 'person', 'auction' or 'bid'.";
-    let Some((key, text)) = ["type", "table", "nexmark.table.type"].iter().find_map(|k| Some((k, options.get(k)?))) else {
+    let Some((key, text)) = ["type", "table", "nexmark.table.type"].iter().find_map(|k| Some((k, options.get(k)?)))
+    else {
         return Err(ConnectorError::config("connector \"nexmark\" needs option \"type\"").hint(HINT));
     };
     Kind::parse(text).ok_or_else(|| options.invalid(key, text, HINT))

@@ -1,11 +1,11 @@
 //! The source as the engine sees it.
 
 use super::*;
-use std::collections::BTreeMap;
 use crate::SourceEvent;
 use arrow::array::{Array, AsArray, Int64Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::Int64Type;
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
 fn config(options: &[(&str, &str)]) -> SourceConfig {
