@@ -6,6 +6,7 @@
 pub mod error;
 pub mod file;
 pub mod format;
+pub mod instant;
 pub mod kafka;
 pub mod nexmark;
 pub mod options;
