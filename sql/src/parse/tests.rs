@@ -1,5 +1,7 @@
 //! Tests of the whole parser: every family of statements, errors with places, limits, and random damage.
 
+#![allow(clippy::unwrap_used)]
+
 use arrow::datatypes::{DataType, IntervalUnit, TimeUnit};
 use proptest::prelude::*;
 
