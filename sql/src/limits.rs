@@ -18,9 +18,9 @@ pub struct Limits {
     pub script_bytes_max: usize,
     /// Depth of parentheses, brackets and CASE, and length of a run of prefix operators.
     pub nesting_depth_max: usize,
-    /// Operators in one flat chain: `a OR b OR c ..`.
+    /// Depth of the tree that operators without parentheses make: `a OR b OR c ..` is as deep as it has terms.
     pub operator_chain_max: usize,
-    /// UNION, INTERSECT and EXCEPT between parentheses.
+    /// UNION, INTERSECT and EXCEPT of the whole statement.
     pub set_operations_max: usize,
     /// Queries in WITH, all of a statement together.
     pub ctes_max: usize,
@@ -38,7 +38,7 @@ impl Default for Limits {
             statement_bytes_max: 1 << 20,
             script_bytes_max: 16 << 20,
             nesting_depth_max: 64,
-            operator_chain_max: 5_000,
+            operator_chain_max: 2_000,
             set_operations_max: 500,
             ctes_max: 500,
             in_list_items_max: 100_000,
@@ -71,16 +71,64 @@ struct Group {
     doubled: bool,
     /// Such parentheses that begin with a query.
     doubled_query: bool,
-    chain: usize,
+    /// Operators of the expression at hand: OR, the longest run of AND, the longest run of others.
+    ors: usize,
+    ands: [usize; 2],
+    others: [usize; 2],
+    /// Depth of the deepest bracket in the expression at hand.
+    inner: usize,
+    /// Depth of the deepest expression that is complete.
+    done: usize,
     commas: usize,
     joins: usize,
-    set_operations: usize,
+}
+
+impl Group {
+    /// Depth of the tree of the expression at hand, at most.
+    fn depth(&self) -> usize {
+        self.inner + self.ors + self.ands[1] + self.others[1]
+    }
+
+    /// The next expression begins.
+    fn finish(&mut self) {
+        self.done = self.done.max(self.depth());
+        (self.ors, self.ands, self.others, self.inner) = (0, [0; 2], [0; 2], 0);
+    }
+
+    fn operator(&mut self, keyword: Keyword) {
+        match keyword {
+            Keyword::OR => {
+                self.ors += 1;
+                self.ands[0] = 0;
+                self.others[0] = 0;
+            }
+            Keyword::AND => {
+                self.ands[0] += 1;
+                self.others[0] = 0;
+            }
+            _ => self.others[0] += 1,
+        }
+        self.ands[1] = self.ands[1].max(self.ands[0]);
+        self.others[1] = self.others[1].max(self.others[0]);
+    }
+}
+
+/// Closes the innermost group: it was one operand of the one around it.
+fn close(groups: &mut Vec<Group>, limits: &Limits, at: usize) -> Result<()> {
+    let Some(mut inner) = groups.pop() else { return Ok(()) };
+    inner.finish();
+    if let Some(outer) = groups.last_mut() {
+        outer.inner = outer.inner.max(inner.done + 1);
+        too_deep(outer, limits, at)?;
+    }
+    Ok(())
 }
 
 /// Checks the tokens of one statement.
 pub(crate) fn check(tokens: &[Tok], limits: &Limits) -> Result<()> {
     let mut groups = vec![Group::default()];
     let mut ctes = 0usize;
+    let mut set_operations = 0usize;
     let mut prefix_run = 0usize;
     // True where the next token starts an operand, so that `-` and NOT are prefixes.
     let mut operand_next = true;
@@ -103,7 +151,7 @@ pub(crate) fn check(tokens: &[Tok], limits: &Limits) -> Result<()> {
                 }
                 if matches!(token, Token::LBracket) {
                     // `a[1][2]` is a chain of postfix operators.
-                    chain(top, limits, at)?;
+                    chain(top, keyword, limits, at)?;
                 }
                 let place = matches!(before, Token::LParen | Token::Comma)
                     || matches!(keyword_of(before), Keyword::FROM | Keyword::JOIN);
@@ -117,16 +165,16 @@ pub(crate) fn check(tokens: &[Tok], limits: &Limits) -> Result<()> {
             Token::RParen | Token::RBracket | Token::RBrace => {
                 // A CASE without END inside of brackets is closed with them; the parser reports it.
                 while groups.len() > 1 && groups.last().is_some_and(|g| g.case) {
-                    groups.pop();
+                    close(&mut groups, limits, at)?;
                 }
                 if groups.len() > 1 {
-                    groups.pop();
+                    close(&mut groups, limits, at)?;
                 }
                 operand_next = false;
                 prefix_run = 0;
             }
             Token::Comma => {
-                top.chain = 0;
+                top.finish();
                 top.commas += 1;
                 if top.in_list && top.commas >= limits.in_list_items_max {
                     let max = limits.in_list_items_max;
@@ -145,7 +193,7 @@ pub(crate) fn check(tokens: &[Tok], limits: &Limits) -> Result<()> {
                     prefix_run = 0;
                 }
                 Keyword::END if top.case => {
-                    groups.pop();
+                    close(&mut groups, limits, at)?;
                     operand_next = false;
                 }
                 Keyword::NOT if operand_next => prefix_run += 1,
@@ -167,13 +215,13 @@ pub(crate) fn check(tokens: &[Tok], limits: &Limits) -> Result<()> {
                 | Keyword::OVERLAPS
                 | Keyword::OPERATOR
                 | Keyword::DIV => {
-                    chain(top, limits, at)?;
+                    chain(top, keyword, limits, at)?;
                     operand_next = true;
                     prefix_run = 0;
                 }
                 Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::MINUS => {
-                    top.set_operations += 1;
-                    if top.set_operations > limits.set_operations_max {
+                    set_operations += 1;
+                    if set_operations > limits.set_operations_max {
                         let max = limits.set_operations_max;
                         return Err(exceeded("set_operations_max", "too many UNION branches", max, at));
                     }
@@ -247,7 +295,7 @@ pub(crate) fn check(tokens: &[Tok], limits: &Limits) -> Result<()> {
                 prefix_run = 0;
             }
             _ => {
-                chain(top, limits, at)?;
+                chain(top, keyword, limits, at)?;
                 operand_next = true;
             }
         }
@@ -267,9 +315,13 @@ fn keyword_of(t: &Token) -> Keyword {
     }
 }
 
-fn chain(group: &mut Group, limits: &Limits, at: usize) -> Result<()> {
-    group.chain += 1;
-    if group.chain > limits.operator_chain_max {
+fn chain(group: &mut Group, keyword: Keyword, limits: &Limits, at: usize) -> Result<()> {
+    group.operator(keyword);
+    too_deep(group, limits, at)
+}
+
+fn too_deep(group: &Group, limits: &Limits, at: usize) -> Result<()> {
+    if group.depth() > limits.operator_chain_max {
         let max = limits.operator_chain_max;
         return Err(exceeded("operator_chain_max", "too many operators in one chain", max, at));
     }
@@ -285,7 +337,7 @@ fn join(group: &mut Group, limits: &Limits, at: usize) -> Result<()> {
 }
 
 fn clause(group: &mut Group, operand_next: &mut bool) {
-    group.chain = 0;
+    group.finish();
     group.from = false;
     *operand_next = true;
 }

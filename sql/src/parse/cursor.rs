@@ -426,7 +426,8 @@ fn from_sqlparser(src: &Source<'_>, from: usize, to: usize, message: &str, next:
         }
         None => (message, None),
     };
-    let expects = text.strip_prefix("Expected: ").and_then(|t| t.split_once(", found: "));
+    let expects =
+        text.strip_prefix("Expected").map(|t| t.trim_start_matches([':', ' '])).and_then(|t| t.split_once(", found: "));
     let location = match (location, expects) {
         (Some(l), _) => l,
         // "found: EOF" carries no location.
@@ -435,6 +436,10 @@ fn from_sqlparser(src: &Source<'_>, from: usize, to: usize, message: &str, next:
     };
     let at = token_at(src, from, to, location);
     match expects {
+        // An unquoted FROM where an expression should be: sqlparser points at the word after it.
+        Some((expected, _)) if text.starts_with("Expected an expression") => {
+            syntax_error(src, at.saturating_sub(1).max(from), expected)
+        }
         Some((expected, _)) => syntax_error(src, at, expected),
         None => {
             let position = src.tokens.get(at).map_or(src.chars + 1, |t| t.start.chars + 1);

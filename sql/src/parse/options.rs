@@ -118,13 +118,18 @@ fn list(c: &mut Cursor<'_>, out: &mut Options) -> Result<()> {
     Ok(())
 }
 
-/// A key: quoted, or words with dots and minus signs between them.
+/// A key: quoted, or words with dots and minus signs between them and no spaces.
 fn key(c: &mut Cursor<'_>) -> Result<String> {
     if let Some(s) = c.eat_string() {
         return Ok(s.to_ascii_lowercase());
     }
     let mut out = String::new();
+    let mut end = None;
     while let Some(t) = c.peek() {
+        if end.is_some_and(|e| e != t.start) {
+            break;
+        }
+        end = Some(t.end);
         match &t.token.token {
             Token::Word(w) => out.push_str(&w.value),
             Token::Number(..) | Token::Period | Token::Minus | Token::Colon if !out.is_empty() => {

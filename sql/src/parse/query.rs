@@ -13,6 +13,7 @@ const WINDOWS: &[&str] = &["tumble", "hop", "cumulate", "session"];
 /// A query in tokens `c.pos..to`.
 pub(crate) fn query(c: &mut Cursor<'_>, to: usize) -> Result<Box<ast::Query>> {
     let at = c.position();
+    table_names(c, to)?;
     let tokens = window_functions(c, to);
     let q = run_sqlparser(c.src, c.pos, to, tokens, |p| p.parse_query())?;
     c.pos = to;
@@ -22,6 +23,38 @@ pub(crate) fn query(c: &mut Cursor<'_>, to: usize) -> Result<Box<ast::Query>> {
             .at(at));
     }
     Ok(q)
+}
+
+/// sqlparser takes any word after FROM for a table: `FROM WHERE a` must not read the table WHERE.
+fn table_names(c: &Cursor<'_>, to: usize) -> Result<()> {
+    const CLAUSES: &[&str] = &[
+        "where",
+        "group",
+        "having",
+        "order",
+        "limit",
+        "union",
+        "intersect",
+        "except",
+        "on",
+        "using",
+        "join",
+        "from",
+        "select",
+        "as",
+        "and",
+        "or",
+        "when",
+        "then",
+        "end",
+    ];
+    for i in c.pos + 1..to {
+        let before = &c.src.tokens[i - 1];
+        if (before.is_word("from") || before.is_word("join")) && CLAUSES.iter().any(|w| c.src.tokens[i].is_word(w)) {
+            return Err(Cursor { pos: i, ..c.clone() }.unexpected("a table"));
+        }
+    }
+    Ok(())
 }
 
 /// Flink's `TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), ..))` becomes `TUMBLE(t, ts, ..)`, which sqlparser can read.
