@@ -96,3 +96,82 @@ impl DeltaOp for DistinctOp {
         StateStats { rows: self.state.len(), bytes: self.state.bytes() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use arrow::array::{Float64Array, StringArray};
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+    use crate::ops::aggregate::harness::{Random, Rig, float};
+
+    type Row = (Option<f64>, Option<&'static str>);
+
+    fn schema() -> SchemaRef {
+        let f = |n: &str, t| Field::new(n, t, true);
+        Arc::new(Schema::new(vec![f("x", DataType::Float64), f("s", DataType::Utf8)]))
+    }
+
+    fn batch(rows: &[(Row, i64)]) -> ZBatch {
+        let x: Float64Array = rows.iter().map(|r| r.0.0).collect();
+        let s: StringArray = rows.iter().map(|r| r.0.1).collect();
+        let weights: Vec<i64> = rows.iter().map(|r| r.1).collect();
+        let rows = RecordBatch::try_new(schema(), vec![Arc::new(x), Arc::new(s)]).expect("batch");
+        ZBatch::new(rows, Weights::Dense(weights.into()))
+    }
+
+    fn key((x, s): Row) -> String {
+        format!("{}|{}", x.map_or("NULL".into(), |x| float(x + 0.0)), s.unwrap_or("NULL"))
+    }
+
+    fn rig(shards: u32) -> Rig {
+        Rig::new(shards, vec![0, 1], |shard| Box::new(DistinctOp::new(schema(), shard).expect("operator")))
+    }
+
+    #[test]
+    fn distinct_rows_equal_the_model_under_retraction() {
+        for (seed, shards) in [(1, 1), (2, 1), (3, 3), (4, 3)] {
+            let mut r = Random(seed);
+            let mut rig = rig(shards);
+            rig.chunk_rows = 3;
+            let mut model: BTreeMap<String, i64> = BTreeMap::new();
+            for tick in 0..80 {
+                let mut changes = Vec::new();
+                for _ in 0..r.below(12) {
+                    let x = r.pick(&[None, Some(0.0), Some(-0.0), Some(f64::NAN), Some(-f64::NAN), Some(2.5)]);
+                    let row = (x, r.pick(&[None, Some(""), Some("a"), Some("b")]));
+                    // Multiplicities may be negative in passing, even at the end of a tick.
+                    let w = r.pick(&[1, 1, -1, -1, 2, -2]);
+                    *model.entry(key(row)).or_default() += w;
+                    changes.push((row, w));
+                }
+                let (a, b) = changes.split_at(changes.len() / 2);
+                rig.tick(&[batch(a), batch(b)]);
+                let want: BTreeMap<String, i64> =
+                    model.iter().filter(|(_, w)| **w > 0).map(|(k, _)| (k.clone(), 1)).collect();
+                assert_eq!(rig.output, want, "seed {seed}, tick {tick}");
+                assert_eq!(rig.state_rows(), model.values().filter(|w| **w != 0).count());
+                if r.below(4) == 0 {
+                    rig.checkpoint();
+                    let shards = r.pick(&[shards, 1, 3]);
+                    rig.restart(shards);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_of_either_sign_are_one_row_that_is_retracted_as_it_came() {
+        let mut rig = rig(1);
+        rig.tick(&[batch(&[((Some(-0.0), Some("a")), 1)])]);
+        rig.tick(&[batch(&[((Some(0.0), Some("a")), 1)])]);
+        assert_eq!((rig.output.len(), rig.emitted), (1, 1));
+        rig.tick(&[batch(&[((Some(-0.0), Some("a")), -1)])]);
+        assert_eq!((rig.output.len(), rig.emitted), (1, 1));
+        rig.tick(&[batch(&[((Some(0.0), Some("a")), -1)])]);
+        assert_eq!((rig.output.len(), rig.emitted), (0, 2));
+    }
+}

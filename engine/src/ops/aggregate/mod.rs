@@ -477,4 +477,6 @@ pub fn output_schema(input: &SchemaRef, keys: &[usize], aggs: &[AggCall]) -> Sch
 }
 
 #[cfg(test)]
+pub(in crate::ops) mod harness;
+#[cfg(test)]
 mod tests;
