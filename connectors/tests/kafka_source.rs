@@ -207,6 +207,21 @@ async fn poison_records_are_reported_with_their_place_and_stop_nothing() {
 }
 
 #[tokio::test]
+async fn columns_are_inferred_from_the_records_if_not_declared() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let topic = kafka.topic("infer", 2).await;
+    let mut undeclared = config(kafka.address(), &topic, &[]);
+    undeclared.schema = None;
+    let error = open_source(undeclared.clone()).await.err().expect("nothing to infer from");
+    assert!(error.kind == ErrorKind::Config && error.message.contains(&topic), "{error}");
+    kafka.produce(&topic, &[Produced::to(0, b"{\"v\": 1}"), Produced::to(1, b"{\"v\": 2, \"w\": \"x\"}")]).await;
+    let source = open_source(undeclared).await.expect("inferred");
+    let mut names: Vec<String> = source.schema().fields().iter().map(|f| f.name().clone()).collect();
+    names.sort();
+    assert_eq!(names, ["v", "w"]);
+}
+
+#[tokio::test]
 async fn metadata_columns_say_where_a_record_is_from() {
     let Some(kafka) = Kafka::shared() else { return };
     let topic = kafka.topic("metadata", 2).await;

@@ -74,6 +74,11 @@ share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
 log.retention.check.interval.ms=1000
+controller.quorum.election.timeout.ms=300
+controller.quorum.election.backoff.max.ms=100
+controller.quorum.fetch.timeout.ms=1000
+broker.heartbeat.interval.ms=300
+broker.session.timeout.ms=2500
 PROPERTIES
     cat >"$dir/log4j2.properties" <<LOG
 rootLogger.level=warn

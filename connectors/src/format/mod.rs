@@ -10,6 +10,8 @@ mod guard;
 pub mod infer;
 mod json;
 mod raw;
+#[cfg(test)]
+mod tests;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;

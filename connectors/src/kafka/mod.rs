@@ -185,9 +185,7 @@ async fn infer(admin: &Admin) -> Result<SchemaRef> {
             Ok((settings.format.clone(), sample(settings, &low)?))
         })
         .await?;
-    let records: Vec<&[u8]> = sample.iter().map(Vec::as_slice).collect();
-    let _ = (format, records);
-    Err(ConnectorError::config("declare the columns"))
+    crate::format::infer::infer_schema(&format, sample.iter().map(Vec::as_slice))
 }
 
 fn sample(settings: &Settings, from: &BTreeMap<i32, u64>) -> Result<Vec<Vec<u8>>> {

@@ -36,6 +36,11 @@ impl Outlet {
         self.notes.blocking_send(note).is_ok()
     }
 
+    /// Drops the note if the reader is behind.
+    pub fn try_send(&self, note: Note) {
+        drop(self.notes.try_send(note));
+    }
+
     pub fn closed(&self) -> bool {
         self.notes.is_closed()
     }

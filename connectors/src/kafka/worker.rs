@@ -29,6 +29,8 @@ const POLL: Duration = Duration::from_millis(100);
 const ROUND_BYTES: usize = 4 << 20;
 /// Pause before a client that failed is made anew.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
+/// Least time between reports of trouble that may pass.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
 /// Looks at the metadata that must agree before a topic counts as deleted: a broker that is starting may not know
 /// its topics yet.
 const MISSING_LOOKS: u32 = 3;
@@ -61,17 +63,18 @@ type Batch<'c> = Vec<BorrowedMessage<'c>>;
 
 /// Reads the partitions with `partition % readers == index`.
 pub(super) struct Worker {
-    pub settings: Arc<Settings>,
-    pub chunker: Chunker,
-    pub parts: Vec<Part>,
-    pub bounded: bool,
-    pub readers: i32,
-    pub index: i32,
-    pub outlet: Outlet,
+    settings: Arc<Settings>,
+    chunker: Chunker,
+    parts: Vec<Part>,
+    bounded: bool,
+    readers: i32,
+    index: i32,
+    outlet: Outlet,
     /// Index into `parts` by partition.
-    pub places: Vec<Option<usize>>,
-    pub next_look: Instant,
-    pub missing: u32,
+    places: Vec<Option<usize>>,
+    next_look: Instant,
+    missing: u32,
+    last_complaint: Option<Instant>,
 }
 
 impl Worker {
@@ -96,6 +99,7 @@ impl Worker {
             places: Vec::new(),
             next_look,
             missing: 0,
+            last_complaint: None,
         };
         worker.place();
         worker
@@ -145,6 +149,7 @@ impl Worker {
         Some((i, &mut self.parts[i]))
     }
 
+    /// Assigns the partitions to a new client and reads until something is in the way.
     fn use_client(&mut self) -> Result<Exit> {
         let consumer: BaseConsumer<Context> =
             self.settings.client(true).create_with_context(Context::new(&self.settings.name)).map_err(|e| {
@@ -192,7 +197,7 @@ impl Worker {
             Err(e) if e.kind == ErrorKind::Lost => return self.missed(e),
             Err(e) => {
                 // The client goes on trying by itself; the user must hear of it.
-                self.outlet.send(Note::Error(e));
+                self.complain(e);
                 return Ok(());
             }
         };
@@ -234,6 +239,7 @@ impl Worker {
     /// Takes what is there, up to a bound, and sends it.
     fn round(&mut self, consumer: &BaseConsumer<Context>) -> Result<Option<Exit>> {
         let rows_max = self.outlet.rows();
+        let before: Vec<u64> = self.parts.iter().map(|p| p.next).collect();
         let mut batches: Vec<Batch<'_>> = Vec::new();
         batches.resize_with(self.parts.len(), Vec::new);
         let (mut rows, mut bytes) = (0, 0);
@@ -250,7 +256,8 @@ impl Worker {
                         && offset >= part.next
                     {
                         if part.to.is_some_and(|to| offset >= to) {
-                            part.next = part.next.max(part.to.unwrap_or(0));
+                            // The records up to the bound are not visible, or are here already.
+                            part.next = part.to.unwrap_or(offset);
                             over = true;
                         } else {
                             part.next = offset + 1;
@@ -268,17 +275,13 @@ impl Worker {
             }
             wait = Duration::ZERO;
         }
-        let before: Vec<u64> = self.parts.iter().map(|p| p.next).collect();
         if rows == 0 || !ends.is_empty() {
             self.pass_gaps(consumer, &ends)?;
         }
         let mut chunks = Vec::new();
         for (i, messages) in batches.iter().enumerate() {
             let part = &self.parts[i];
-            if messages.is_empty() && part.next == before[i] && !over {
-                continue;
-            }
-            if messages.is_empty() && part.next == before[i] && !part.done() {
+            if messages.is_empty() && part.next == before[i] {
                 continue;
             }
             chunks.push(self.chunker.chunk(&part.split, messages, part.next)?);
@@ -357,8 +360,17 @@ impl Worker {
                 if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
                     return Err(note);
                 }
-                Ok(if self.outlet.send(Note::Error(note)) { None } else { Some(Exit::Stop) })
+                self.complain(note);
+                Ok(None)
             }
+        }
+    }
+
+    /// Tells of trouble that may pass. A client that cannot connect reports every attempt, so most reports are dropped.
+    fn complain(&mut self, error: ConnectorError) {
+        if self.last_complaint.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY) {
+            self.last_complaint = Some(Instant::now());
+            self.outlet.try_send(Note::Error(error));
         }
     }
 

@@ -342,7 +342,8 @@ fn base_url(rng: &mut Rng) -> String {
 
 /// The newest person when event `n` happens, counted from 0.
 fn last_person(n: u64) -> u64 {
-    n / GROUP * PERSONS + (n % GROUP).min(PERSONS - 1)
+    // Persons are the first events of their group.
+    n / GROUP * PERSONS + PERSONS - 1
 }
 
 /// The newest auction when event `n` happens, counted from 0 (0 also before the first).
@@ -389,6 +390,16 @@ mod tests {
         let below_1000 = share(&|_, b| b.price < 100_000);
         assert!((0.48..0.52).contains(&below_1000), "{below_1000}");
         assert!(ns.iter().all(|n| (100..=100_000_000).contains(&t.bid(*n).price)));
+    }
+
+    /// `cargo test -p millstream-connectors -- --ignored --nocapture rate_of_bids`
+    #[test]
+    #[ignore = "measures"]
+    fn rate_of_bids() {
+        let generator = crate::nexmark::Nexmark::new(0);
+        let start = std::time::Instant::now();
+        let rows: usize = (0..500).map(|i| generator.batch(Kind::Bid, i * 8000, (i + 1) * 8000).num_rows()).sum();
+        println!("{:.1} M bids/s", rows as f64 / start.elapsed().as_secs_f64() / 1e6);
     }
 
     #[test]
