@@ -183,6 +183,15 @@ impl FormatSpec {
     }
 }
 
+/// The names in a CSV header line.
+pub(crate) fn header_names(spec: &FormatSpec, line: &[u8]) -> std::result::Result<Vec<String>, String> {
+    let line = std::str::from_utf8(line).map_err(|e| format!("not UTF-8: {e}"))?;
+    let mut fields = Vec::new();
+    let count = csv::split_line(line, spec.delimiter, &mut fields)?;
+    fields.truncate(count);
+    Ok(fields.into_iter().map(|(name, _)| name).collect())
+}
+
 /// A poison record with reason and payload cut to [`REPORT_LIMIT`].
 pub fn bad_record(
     split: &SplitId,
