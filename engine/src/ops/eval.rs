@@ -206,6 +206,14 @@ impl OutputSchema {
     }
 }
 
+/// The same rows with these columns: see [`OutputSchema::batch`]. Without work if they have them already.
+pub(crate) fn conform(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    if rows.schema_ref() == schema {
+        return Ok(rows.clone());
+    }
+    OutputSchema::new(Arc::clone(schema)).batch(rows.columns().to_vec(), rows.num_rows())
+}
+
 /// Casts; a value that does not fit is an error, not NULL.
 fn cast_exactly(array: &ArrayRef, to: &arrow::datatypes::DataType) -> Result<ArrayRef> {
     let options = compute::CastOptions { safe: false, ..Default::default() };
@@ -302,6 +310,8 @@ mod tests {
         let output = OutputSchema::new(Arc::clone(&schema));
         let exact = output.batch(vec![Arc::new(StringArray::from(vec!["a"]))], 1).unwrap();
         assert_eq!(exact.schema(), schema);
+        let other = RecordBatch::try_from_iter([("t", Arc::new(StringArray::from(vec!["a"])) as ArrayRef)]).unwrap();
+        assert_eq!(conform(&other, &schema).unwrap(), exact);
         let with_null = output.batch(vec![Arc::new(StringArray::from(vec![Some("a"), None]))], 2).unwrap();
         assert!(with_null.schema().field(0).is_nullable());
         assert_eq!(with_null.column(0).as_string_view().value(0), "a");
