@@ -111,10 +111,6 @@ impl KeySet {
         self.rows.num_rows()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     pub(super) fn row(&self, i: usize) -> arrow::row::Row<'_> {
         self.rows.row(i)
     }
@@ -154,6 +150,6 @@ mod tests {
         set.insert(&codec, &[x, s]).unwrap();
         assert_eq!(set.len(), 4, "another representation is the same key");
         set.clear();
-        assert!(set.is_empty());
+        assert_eq!(set.len(), 0);
     }
 }
