@@ -13,6 +13,9 @@ mod recompute;
 mod values;
 mod window;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
