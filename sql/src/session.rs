@@ -1,30 +1,95 @@
 //! The one DataFusion session set-up: same functions, rules and options for views and for ad-hoc SELECT, so that
 //! both always agree.
 
-use datafusion::error::DataFusionError;
-use datafusion::execution::SessionState;
+mod errors;
+mod window_tvf;
+
+use std::sync::Arc;
+
+use datafusion::config::Dialect;
+use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::SessionConfig;
+use datafusion::sql::parser::Statement as DfStatement;
 use sqlparser::ast;
 
-use crate::error::{Result, SqlError};
+use crate::error::Result;
+use crate::functions;
+
+pub use errors::{from_datafusion, from_datafusion_in};
+
+/// The catalog every session starts in.
+pub const CATALOG: &str = "millstream";
+/// The schema every session starts in.
+pub const SCHEMA: &str = "public";
 
 /// A fresh session state with our functions, analyzer and optimizer rules and options. Tables are added by the caller
 /// (catalog `millstream`, default schema `public`).
 ///
 /// `target_partitions` matters only for ad-hoc SELECT.
 pub fn session_state(target_partitions: usize) -> SessionState {
-    let _ = target_partitions;
-    unimplemented!("planner helper")
+    let mut config = SessionConfig::new()
+        .with_default_catalog_and_schema(CATALOG, SCHEMA)
+        .with_create_default_catalog_and_schema(true)
+        .with_information_schema(true)
+        .with_target_partitions(target_partitions.max(1));
+    let options = config.options_mut();
+    options.sql_parser.dialect = Dialect::PostgreSQL;
+    options.sql_parser.enable_ident_normalization = true;
+    options.sql_parser.collect_spans = true;
+    options.sql_parser.map_string_types_to_utf8view = false;
+    // A plan may be kept and run again over other data: nothing in it may come from statistics or from a first run.
+    options.execution.collect_statistics = false;
+    options.optimizer.enable_dynamic_filter_pushdown = false;
+    options.optimizer.enable_topk_dynamic_filter_pushdown = false;
+    options.optimizer.enable_join_dynamic_filter_pushdown = false;
+    options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+    // An uncorrelated scalar subquery that gives two rows is an error; the rewrite to a join would duplicate rows.
+    options.optimizer.enable_physical_uncorrelated_scalar_subquery = true;
+    if target_partitions <= 1 {
+        options.optimizer.enable_round_robin_repartition = false;
+        options.optimizer.repartition_aggregations = false;
+        options.optimizer.repartition_joins = false;
+        options.optimizer.repartition_sorts = false;
+        options.optimizer.repartition_windows = false;
+        options.optimizer.repartition_file_scans = false;
+    }
+    let mut builder = SessionStateBuilder::new().with_config(config).with_default_features();
+    // Later registrations win: ours replace the default ones of the same name.
+    builder.aggregate_functions().get_or_insert_default().extend(functions::aggregates());
+    builder.scalar_functions().get_or_insert_default().extend(functions::scalars());
+    builder.build()
+}
+
+/// The state that plans and runs fragments of views: one partition, no repartitioning.
+pub fn session_state_for_views() -> SessionState {
+    session_state(1)
 }
 
 /// Plans a query (not yet optimised): rewrites window table functions, resolves names, checks limits.
 /// `text` is the statement's text, for positions in errors.
 pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) -> Result<LogicalPlan> {
-    let _ = (state, query, text);
-    Err(SqlError::internal("not built yet"))
+    let mut query = query.clone();
+    window_tvf::rewrite(&mut query, text)?;
+    let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
+    state.statement_to_plan(statement).await.map_err(|e| from_datafusion_in(e, text, &names(state)))
 }
 
-/// The same failure with SQLSTATE, and a position and "did you mean" where DataFusion's diagnostics give them.
-pub fn from_datafusion(error: DataFusionError) -> SqlError {
-    SqlError::internal(error.to_string())
+/// Names of relations a user could have meant.
+fn names(state: &SessionState) -> Vec<String> {
+    let catalogs = state.catalog_list();
+    let Some(catalog) = catalogs.catalog(CATALOG) else { return Vec::new() };
+    let mut names = Vec::new();
+    for schema in catalog.schema_names() {
+        if let Some(provider) = catalog.schema(&schema) {
+            let qualify = |t: String| if schema == SCHEMA { t } else { format!("{schema}.{t}") };
+            names.extend(provider.table_names().into_iter().map(qualify));
+        }
+    }
+    names
+}
+
+/// The functions a plan stored by this version may name, as one registry.
+pub fn registry() -> Arc<SessionState> {
+    Arc::new(session_state_for_views())
 }

@@ -1,11 +1,227 @@
 //! IncPlan as text.
 
-use super::IncPlan;
+use arrow::datatypes::Schema;
+use datafusion::common::Column;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::logical_expr::Expr;
+
+use super::{AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, SortColumn, Tier};
 
 /// An indented tree, one operator a line: name, arguments, `[native]`, `[keyed recompute: reason]` or
 /// `[full recompute: reason]`. `relation_name` gives names of relations. Shared nodes are printed once and referred to.
 /// With `state`, each stateful operator says what it keeps.
 pub fn explain(plan: &IncPlan, relation_name: &dyn Fn(super::RelationId) -> String, state: bool) -> Vec<String> {
-    let _ = (plan, relation_name, state);
-    Vec::new()
+    let mut uses = vec![0usize; plan.nodes.len()];
+    plan.nodes.iter().flat_map(|n| &n.inputs).for_each(|i| uses[i.0 as usize] += 1);
+    let mut printer =
+        Printer { plan, relation_name, state, uses, labels: vec![None; plan.nodes.len()], lines: Vec::new() };
+    if !plan.read_order.is_empty() {
+        let order = sort_text(&plan.read_order, plan.schema());
+        printer.lines.push(format!("Read order: {order}"));
+    }
+    printer.print(plan.output, 0);
+    printer.lines
+}
+
+struct Printer<'a> {
+    plan: &'a IncPlan,
+    relation_name: &'a dyn Fn(super::RelationId) -> String,
+    state: bool,
+    uses: Vec<usize>,
+    labels: Vec<Option<usize>>,
+    lines: Vec<String>,
+}
+
+impl Printer<'_> {
+    fn print(&mut self, id: NodeId, depth: usize) {
+        let node = self.plan.node(id);
+        let indent = "  ".repeat(depth);
+        if let Some(label) = self.labels[id.0 as usize] {
+            self.lines.push(format!("{indent}-> shared #{label}"));
+            return;
+        }
+        let mut line = format!("{indent}{}", self.describe(id));
+        match node.op.tier() {
+            Tier::Native => line.push_str(" [native]"),
+            Tier::KeyedRecompute => line.push_str(&format!(" [keyed recompute: {}]", reason(&node.op))),
+            Tier::FullRecompute => line.push_str(&format!(" [full recompute: {}]", reason(&node.op))),
+        }
+        if self.uses[id.0 as usize] > 1 {
+            let label = self.labels.iter().flatten().count() + 1;
+            self.labels[id.0 as usize] = Some(label);
+            line.push_str(&format!(" #{label}"));
+        }
+        self.lines.push(line);
+        if self.state
+            && let Some(kept) = self.kept(id)
+        {
+            self.lines.push(format!("{indent}    keeps {kept}"));
+        }
+        for input in node.inputs.clone() {
+            self.print(input, depth + 1);
+        }
+    }
+
+    fn describe(&self, id: NodeId) -> String {
+        let node = self.plan.node(id);
+        let input = |i: usize| &self.plan.node(node.inputs[i]).schema;
+        match &node.op {
+            IncOp::Source { relation, .. } => {
+                format!("Source {} ({})", (self.relation_name)(*relation), all_names(&node.schema))
+            }
+            IncOp::Values { rows } => format!("Values rows={}", rows.num_rows()),
+            IncOp::Map { predicates, exprs } => {
+                let mut text = String::from("Map");
+                if let Some(exprs) = exprs {
+                    let shown: Vec<_> = exprs.iter().map(|e| text_of(e, input(0))).collect();
+                    text.push_str(&format!(" ({})", shown.join(", ")));
+                }
+                if !predicates.is_empty() {
+                    let shown: Vec<_> = predicates.iter().map(|e| text_of(e, input(0))).collect();
+                    text.push_str(&format!(" where {}", shown.join(" and ")));
+                }
+                text
+            }
+            IncOp::RowMap { plan } => format!("RowMap {}", first_line(&plan.logical)),
+            IncOp::Union => format!("Union inputs={}", node.inputs.len()),
+            IncOp::Distinct => format!("Distinct ({})", all_names(&node.schema)),
+            IncOp::Join { kind, on, residual, null_equals_null } => {
+                let (l, r) = (input(0), input(1));
+                let sign = if *null_equals_null { "is not distinct from" } else { "=" };
+                let keys: Vec<_> = on.iter().map(|(a, b)| format!("{} {sign} {}", name(l, *a), name(r, *b))).collect();
+                let mut text = format!("Join {kind:?} on ({})", keys.join(", "));
+                if let Some(residual) = residual {
+                    let both: Vec<_> = l.fields().iter().chain(r.fields()).cloned().collect();
+                    text.push_str(&format!(" where {}", text_of(residual, &Schema::new(both))));
+                }
+                text
+            }
+            IncOp::Aggregate { keys, aggs } => {
+                let shown: Vec<_> = aggs.iter().map(|a| agg_text(a, input(0))).collect();
+                format!("Aggregate by ({}) compute ({})", names(input(0), keys), shown.join(", "))
+            }
+            IncOp::TopN { partition, order, offset, limit, rank } => {
+                let mut text = format!("TopN limit={limit}");
+                if *limit == u64::MAX {
+                    text = "TopN limit=all".to_owned();
+                }
+                if *offset > 0 {
+                    text.push_str(&format!(" offset={offset}"));
+                }
+                if !partition.is_empty() {
+                    text.push_str(&format!(" by ({})", names(input(0), partition)));
+                }
+                text.push_str(&format!(" order ({})", sort_text(order, input(0))));
+                if *rank {
+                    text.push_str(" with rank");
+                }
+                text
+            }
+            IncOp::Exchange { distribution: Distribution::Single } => "Exchange single".to_owned(),
+            IncOp::Exchange { distribution: Distribution::Hash(columns) } => {
+                format!("Exchange hash ({})", names(input(0), columns))
+            }
+            IncOp::Recompute { plan, keys, .. } => match keys {
+                Some(k) => {
+                    let by = k.inputs.first().map_or(String::new(), |i| names(input(0), i));
+                    format!("Recompute by ({by}) {}", first_line(&plan.logical))
+                }
+                None => format!("Recompute {}", first_line(&plan.logical)),
+            },
+        }
+    }
+
+    /// What a stateful operator keeps.
+    fn kept(&self, id: NodeId) -> Option<String> {
+        let node = self.plan.node(id);
+        let input = |i: usize| &self.plan.node(node.inputs[i]).schema;
+        Some(match &node.op {
+            IncOp::Distinct => "a counter per distinct row".to_owned(),
+            IncOp::Join { on, .. } => {
+                let left: Vec<usize> = on.iter().map(|k| k.0).collect();
+                let right: Vec<usize> = on.iter().map(|k| k.1).collect();
+                format!(
+                    "the rows of both sides, indexed by ({}) and ({})",
+                    names(input(0), &left),
+                    names(input(1), &right)
+                )
+            }
+            IncOp::Aggregate { keys, aggs } => {
+                let values = aggs.iter().any(|a| a.distinct || matches!(a.func, AggFunc::Min | AggFunc::Max));
+                let extra = if values { ", and counters of values for min, max and DISTINCT" } else { "" };
+                match keys.is_empty() {
+                    true => format!("one row of accumulators{extra}"),
+                    false => format!("a row of accumulators per ({}){extra}", names(input(0), keys)),
+                }
+            }
+            IncOp::TopN { partition, .. } if partition.is_empty() => "all input rows in order".to_owned(),
+            IncOp::TopN { partition, .. } => format!("all input rows in order, per ({})", names(input(0), partition)),
+            IncOp::Recompute { .. } => "all input rows and the last output".to_owned(),
+            _ => return None,
+        })
+    }
+}
+
+fn reason(op: &IncOp) -> &str {
+    match op {
+        IncOp::Recompute { reason, .. } => reason,
+        _ => "",
+    }
+}
+
+/// The stored plan's top operator.
+fn first_line(plan: &datafusion::logical_expr::LogicalPlan) -> String {
+    plan.display().to_string()
+}
+
+fn name(schema: &Schema, i: usize) -> &str {
+    schema.fields().get(i).map_or("?", |f| f.name())
+}
+
+fn names(schema: &Schema, columns: &[usize]) -> String {
+    columns.iter().map(|c| name(schema, *c)).collect::<Vec<_>>().join(", ")
+}
+
+fn all_names(schema: &Schema) -> String {
+    schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn text_of(e: &PlanExpr, schema: &Schema) -> String {
+    let named = e.expr.clone().transform_up(|x| {
+        let column = PlanExpr { expr: x };
+        Ok(match (&column.expr, column.as_column()) {
+            (Expr::Column(_), Some(i)) => Transformed::yes(Expr::Column(Column::new_unqualified(name(schema, i)))),
+            _ => Transformed::no(column.expr),
+        })
+    });
+    named.map_or_else(|e| e.to_string(), |t| t.data.human_display().to_string())
+}
+
+fn agg_text(a: &AggCall, schema: &Schema) -> String {
+    let func = match a.func {
+        AggFunc::CountStar | AggFunc::Count => "count",
+        AggFunc::Sum => "sum",
+        AggFunc::Avg => "avg",
+        AggFunc::Min => "min",
+        AggFunc::Max => "max",
+        AggFunc::BoolAnd => "bool_and",
+        AggFunc::BoolOr => "bool_or",
+    };
+    let distinct = if a.distinct { "distinct " } else { "" };
+    let arg = a.arg.map_or("*", |i| name(schema, i));
+    let filter = a.filter.map_or(String::new(), |f| format!(" filter {}", name(schema, f)));
+    format!("{func}({distinct}{arg}){filter}")
+}
+
+fn sort_text(order: &[SortColumn], schema: &Schema) -> String {
+    let one = |o: &SortColumn| {
+        let direction = if o.descending { "desc" } else { "asc" };
+        let nulls = match (o.descending, o.nulls_first) {
+            (false, true) => " nulls first",
+            (true, false) => " nulls last",
+            _ => "",
+        };
+        format!("{} {direction}{nulls}", name(schema, o.column))
+    };
+    order.iter().map(one).collect::<Vec<_>>().join(", ")
 }

@@ -44,11 +44,6 @@ impl PlanExpr {
     /// Compiles the expression once for an input of these columns.
     pub fn compile(&self, input: &Schema) -> datafusion::common::Result<Arc<dyn PhysicalExpr>> {
         let schema = DFSchema::try_from(positional_schema(input).as_ref().clone())?;
-        create_physical_expr(
-            &self.expr,
-            &schema,
-            &ExecutionProps::new(),
-            &PhysicalPlanningContext::default(),
-        )
+        create_physical_expr(&self.expr, &schema, &ExecutionProps::new(), &PhysicalPlanningContext::default())
     }
 }

@@ -1,0 +1,171 @@
+//! Operators without a native form: DataFusion runs them over natively maintained inputs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::catalog::default_table_source::provider_as_source;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema};
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::logical_expr::logical_plan::Subquery;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+
+use super::{Builder, Fail, IncOp, NodeId, Planned, SqlError, arrow_schema};
+use crate::plan::expr::positional_schema;
+use crate::plan::{RecomputeKeys, StoredPlan};
+
+/// The table that stands for input `i` in a stored plan, with the qualified column names of `schema`; and its scan.
+/// The table's columns are `c0, c1, ..`: names of a query's columns need not be unique, those of a table must be.
+pub(super) fn leaf(i: usize, schema: &DFSchema) -> Planned<(LogicalPlan, String)> {
+    let table = format!("t{i}");
+    let source = provider_as_source(Arc::new(EmptyTable::new(positional_schema(&arrow_schema(schema)))));
+    let scan = LogicalPlanBuilder::scan(table.as_str(), source, None)?;
+    let names = schema.iter().enumerate().map(|(c, (qualifier, field))| {
+        let column = Expr::Column(Column::new(Some(table.as_str()), format!("c{c}")));
+        column.alias_qualified(qualifier.cloned(), field.name())
+    });
+    let names: Vec<Expr> = names.collect();
+    let plan = if names.is_empty() { scan.build()? } else { scan.project(names)?.build()? };
+    Ok((plan, table))
+}
+
+impl Builder<'_> {
+    /// Recomputes just this operator; its inputs are planned natively.
+    pub(super) fn recompute(&mut self, plan: &LogicalPlan, reason: String) -> Planned {
+        match plan {
+            LogicalPlan::RecursiveQuery(_) => return self.recompute_deep(plan, reason),
+            LogicalPlan::Aggregate(a) => {
+                if let Some(done) = self.recompute_aggregate(a, plan, &reason)? {
+                    return Ok(done);
+                }
+            }
+            LogicalPlan::Window(w) => {
+                if let Some(done) = self.recompute_window(w, plan, &reason)? {
+                    return Ok(done);
+                }
+            }
+            _ => {}
+        }
+        let mut inputs = Vec::new();
+        let mut leaves = Vec::new();
+        for child in plan.inputs() {
+            inputs.push(self.plan(child)?);
+            leaves.push(leaf(leaves.len(), child.schema())?.0);
+        }
+        let stored = plan.with_new_exprs(plan.expressions(), leaves)?;
+        let stored = self.subquery_leaves(stored, &mut inputs)?;
+        Ok(self.add_recompute(plan, stored, inputs, None, reason))
+    }
+
+    /// Plans the subqueries in the operator's expressions and puts leaves in their place.
+    fn subquery_leaves(&mut self, plan: LogicalPlan, inputs: &mut Vec<NodeId>) -> Planned<LogicalPlan> {
+        let mut failed = None;
+        let mut one = |s: &Subquery| -> Planned<Subquery> {
+            if !s.outer_ref_columns.is_empty() {
+                return Err(SqlError::unsupported("this form of correlated subquery is not supported")
+                    .hint("Rewrite the subquery as a join with GROUP BY.")
+                    .into());
+            }
+            let id = self.plan(&s.subquery)?;
+            let (leaf, _) = leaf(inputs.len(), s.subquery.schema())?;
+            inputs.push(id);
+            Ok(s.with_plan(Arc::new(leaf)))
+        };
+        let mut replace = |e: Expr| -> datafusion::error::Result<Transformed<Expr>> {
+            e.transform_up(|mut e| {
+                let subquery = match &mut e {
+                    Expr::ScalarSubquery(s) => s,
+                    Expr::InSubquery(s) => &mut s.subquery,
+                    Expr::Exists(s) => &mut s.subquery,
+                    Expr::SetComparison(s) => &mut s.subquery,
+                    _ => return Ok(Transformed::no(e)),
+                };
+                match one(subquery) {
+                    Ok(new) => *subquery = new,
+                    Err(f) => {
+                        failed.get_or_insert(f);
+                    }
+                }
+                Ok(Transformed::yes(e))
+            })
+        };
+        let new = plan.map_expressions(&mut replace)?.data;
+        match failed {
+            Some(f) => Err(f),
+            None => Ok(new),
+        }
+    }
+
+    /// Recomputes the whole subtree: its leaves are the relations it reads.
+    fn recompute_deep(&mut self, plan: &LogicalPlan, reason: String) -> Planned {
+        let mut inputs = Vec::new();
+        let mut failed = None;
+        let stored = plan.clone().transform_down_with_subqueries(|node| {
+            let LogicalPlan::TableScan(scan) = &node else { return Ok(Transformed::no(node)) };
+            if self.relations.resolve(&scan.table_name).is_none() {
+                return Ok(Transformed::no(node)); // the working table of a recursion
+            }
+            match self.scan(scan).and_then(|id| Ok((id, leaf(inputs.len(), &scan.projected_schema)?.0))) {
+                Ok((id, leaf)) => {
+                    inputs.push(id);
+                    Ok(Transformed::new(leaf, true, TreeNodeRecursion::Jump))
+                }
+                Err(f) => {
+                    failed.get_or_insert(f);
+                    Ok(Transformed::new(node, false, TreeNodeRecursion::Stop))
+                }
+            }
+        })?;
+        match failed {
+            Some(Fail::Recompute(reason)) => Err(SqlError::unsupported(reason).into()),
+            Some(f) => Err(f),
+            None => Ok(self.add_recompute(plan, stored.data, inputs, None, reason)),
+        }
+    }
+
+    /// Adds the node; `keys` say how groups are found in the inputs and the output.
+    pub(super) fn add_recompute(
+        &mut self,
+        plan: &LogicalPlan,
+        stored: LogicalPlan,
+        inputs: Vec<NodeId>,
+        keys: Option<RecomputeKeys>,
+        reason: String,
+    ) -> NodeId {
+        let inputs = inputs
+            .into_iter()
+            .enumerate()
+            .map(|(i, id)| match &keys {
+                Some(k) => self.hashed(id, k.inputs[i].clone()),
+                None => self.single(id),
+            })
+            .collect();
+        let schema = arrow_schema(plan.schema());
+        self.add(IncOp::Recompute { plan: StoredPlan { logical: stored }, keys, reason }, inputs, schema)
+    }
+
+    /// The operator over one leaf that also has the columns `extra` (which it does not read).
+    pub(super) fn over_leaf(
+        &self,
+        plan: &LogicalPlan,
+        input: &LogicalPlan,
+        extra: usize,
+        id: NodeId,
+    ) -> Planned<LogicalPlan> {
+        let names = self.schema(id);
+        let width = input.schema().fields().len();
+        let mut fields: Vec<_> = input.schema().iter().map(|(q, f)| (q.cloned(), Arc::clone(f))).collect();
+        for i in width..width + extra {
+            let field = arrow::datatypes::Field::clone(names.field(i)).with_name(format!("__key{i}"));
+            fields.push((None, Arc::new(field)));
+        }
+        let schema = DFSchema::new_with_metadata(fields, HashMap::new())?;
+        let (with_keys, _) = leaf(0, &schema)?;
+        let columns: Vec<Expr> = input.schema().columns().into_iter().map(Expr::Column).collect();
+        let leaf = match extra {
+            0 => with_keys,
+            _ => LogicalPlanBuilder::from(with_keys).project(columns)?.build()?,
+        };
+        Ok(plan.with_new_exprs(plan.expressions(), vec![leaf])?)
+    }
+}

@@ -1,0 +1,109 @@
+//! Window functions: `row_number() <= n` is a top-N, all others are recomputed by partition.
+
+use datafusion::logical_expr::expr::WindowFunctionDefinition;
+use datafusion::logical_expr::logical_plan::{Filter, Window};
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
+
+use super::{Builder, IncOp, NodeId, Planned, arrow_schema, conjuncts, literal_count, positional, positional_all};
+use crate::plan::RecomputeKeys;
+
+impl Builder<'_> {
+    /// A filter that keeps the first rows of each partition, if that is what it is.
+    pub(super) fn filtered_row_number(&mut self, filter: &Filter) -> Planned<Option<NodeId>> {
+        let LogicalPlan::Window(window) = filter.input.as_ref() else { return Ok(None) };
+        let [expr] = window.window_expr.as_slice() else { return Ok(None) };
+        let Expr::WindowFunction(f) = expr.clone().unalias() else { return Ok(None) };
+        let WindowFunctionDefinition::WindowUDF(function) = &f.fun else { return Ok(None) };
+        if function.name() != "row_number" || f.params.filter.is_some() {
+            return Ok(None);
+        }
+        let rank = window.input.schema().fields().len();
+        let bounds = split_conjunction(&filter.predicate).into_iter().filter_map(|e| upper_bound(e, window, rank));
+        let Some(limit) = bounds.min() else { return Ok(None) };
+        let partition = positional_all(&f.params.partition_by, window.input.schema())?;
+        let predicates = conjuncts(&filter.predicate, filter.input.schema())?;
+
+        let input = self.plan(&window.input)?;
+        let (input, partition) = self.with_columns(input, &partition)?;
+        let (input, order) = self.sort_columns(input, &f.params.order_by, &window.input)?;
+        let input = if partition.is_empty() { self.single(input) } else { self.hashed(input, partition.clone()) };
+        let own = self.schema(input);
+        let output = arrow_schema(&window.schema);
+        let mut fields: Vec<_> = own.fields().iter().cloned().collect();
+        fields.push(output.fields()[rank].clone());
+        let last = fields.len() - 1;
+        let schema = arrow::datatypes::SchemaRef::new(arrow::datatypes::Schema::new(fields));
+        let top = self.add(IncOp::TopN { partition, order, offset: 0, limit, rank: true }, vec![input], schema);
+        let top = self.keep_columns(top, (0..rank).chain([last]).collect(), output)?;
+        // Bounds that the limit says already are dropped.
+        let rest = split_conjunction(&filter.predicate)
+            .into_iter()
+            .zip(predicates)
+            .filter(|(e, _)| !(is_upper_bound_only(e) && upper_bound(e, window, rank) == Some(limit)))
+            .map(|(_, p)| p)
+            .collect();
+        Ok(Some(self.filter(top, rest)?))
+    }
+
+    /// Keyed by the partition columns that all functions share.
+    pub(super) fn recompute_window(
+        &mut self,
+        window: &Window,
+        plan: &LogicalPlan,
+        reason: &str,
+    ) -> Planned<Option<NodeId>> {
+        let mut shared: Option<Vec<usize>> = None;
+        let mut names = Vec::new();
+        for e in &window.window_expr {
+            let Expr::WindowFunction(f) = e.clone().unalias() else { return Ok(None) };
+            let name = f.fun.name().to_owned();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+            let mut own = Vec::new();
+            for p in &f.params.partition_by {
+                own.extend(positional(p, window.input.schema())?.as_column());
+            }
+            shared = Some(match shared {
+                None => own,
+                Some(s) => s.into_iter().filter(|c| own.contains(c)).collect(),
+            });
+        }
+        let key = shared.unwrap_or_default();
+        let input = self.plan(&window.input)?;
+        let stored = self.over_leaf(plan, &window.input, 0, input)?;
+        let keys = (!key.is_empty()).then(|| RecomputeKeys { inputs: vec![key.clone()], output: key });
+        let reason = format!("{reason} {}", names.join(", "));
+        Ok(Some(self.add_recompute(plan, stored, vec![input], keys, reason)))
+    }
+}
+
+/// `n` of `rank <= n` and its like.
+fn upper_bound(e: &Expr, window: &Window, rank: usize) -> Option<u64> {
+    let Expr::BinaryExpr(b) = e else { return None };
+    let is_rank = |e: &Expr| matches!(e, Expr::Column(c) if window.schema.index_of_column(c).ok() == Some(rank));
+    let (op, literal) = if is_rank(&b.left) {
+        (b.op, &b.right)
+    } else if is_rank(&b.right) {
+        (b.op.swap()?, &b.left)
+    } else {
+        return None;
+    };
+    let n = literal_count(literal, "rank").ok()??;
+    match op {
+        Operator::LtEq | Operator::Eq => Some(n),
+        Operator::Lt => Some(n.saturating_sub(1)),
+        _ => None,
+    }
+}
+
+/// False for `rank = n`, which also is a lower bound unless n is 1.
+fn is_upper_bound_only(e: &Expr) -> bool {
+    use datafusion::common::ScalarValue;
+    let one = |e: &Expr| matches!(e, Expr::Literal(v, _) if v.cast_to(&arrow::datatypes::DataType::Int64).ok() == Some(ScalarValue::Int64(Some(1))));
+    match e {
+        Expr::BinaryExpr(b) => b.op != Operator::Eq || one(&b.left) || one(&b.right),
+        _ => false,
+    }
+}
