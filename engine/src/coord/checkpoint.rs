@@ -220,12 +220,13 @@ fn begin(inner: &Arc<EngineInner>) -> Result<Header> {
 
 async fn upload(inner: &Arc<EngineInner>, writer: &mut Writer) -> Result<()> {
     let pending = writer.pending.clone();
-    let runs: Vec<Option<RunRef>> = futures::stream::iter(pending.iter())
-        .map(|(_, _, _, batches)| async move {
+    let bodies: Vec<Vec<RecordBatch>> = pending.iter().map(|(_, _, _, batches)| batches.clone()).collect();
+    let runs: Vec<Option<RunRef>> = futures::stream::iter(bodies)
+        .map(|batches| async move {
             if batches.iter().all(|b| b.num_rows() == 0) {
                 return Ok(None);
             }
-            inner.store.put_run(batches).await.map(Some)
+            inner.store.put_run(&batches).await.map(Some)
         })
         .buffered(UPLOADS)
         .try_collect()

@@ -348,7 +348,7 @@ pub(crate) async fn create_view(session: &mut Session, c: &CreateView, text: &st
         next.insert(Relation { schema_name: TEMP_SCHEMA.into(), ..Relation::clone(&relation) });
         inner.lock().catalog = Arc::new(next);
     }
-    drop(ddl);
+    std::mem::drop(ddl);
     let background = session.settings.get("background_ddl").is_some_and(|v| v == "on" || v == "true");
     if background && replaced.is_none() {
         let task = inner.clone();

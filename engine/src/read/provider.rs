@@ -324,7 +324,7 @@ impl millstream_sql::plan::build::Relations for CatalogRelations {
 
 /// Relations a plan scans.
 pub(crate) fn scanned(plan: &datafusion::logical_expr::LogicalPlan) -> DfResult<Vec<Arc<Relation>>> {
-    use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+    use datafusion::common::tree_node::TreeNodeRecursion;
     let mut found: Vec<Arc<Relation>> = Vec::new();
     plan.apply_with_subqueries(|node| {
         if let datafusion::logical_expr::LogicalPlan::TableScan(scan) = node
