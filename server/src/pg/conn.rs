@@ -139,9 +139,7 @@ impl Conn {
 
     async fn start(&mut self, parameters: &Parameters) -> Result<(), Fail> {
         if parameters.get("user").is_none_or(str::is_empty) {
-            return Err(
-                Error::new(SqlState("28000"), "no PostgreSQL user name specified in startup packet").into()
-            );
+            return Err(Error::new(SqlState("28000"), "no PostgreSQL user name specified in startup packet").into());
         }
         let strange: Vec<String> =
             parameters.values.iter().map(|(n, _)| n).filter(|n| n.starts_with("_pq_.")).cloned().collect();
@@ -383,11 +381,9 @@ impl Conn {
                 Some(Ok(Frontend::CopyData(d))) => reader.feed(&d.data)?,
                 Some(Ok(Frontend::CopyDone(_))) => break,
                 Some(Ok(Frontend::CopyFail(f))) => {
-                    return Err(Error::new(
-                        SqlState::QUERY_CANCELED,
-                        format!("COPY from stdin failed: {}", f.message),
-                    )
-                    .into());
+                    return Err(
+                        Error::new(SqlState::QUERY_CANCELED, format!("COPY from stdin failed: {}", f.message)).into()
+                    );
                 }
                 Some(Ok(Frontend::Flush(_) | Frontend::Sync(_))) => {}
                 Some(Ok(Frontend::Terminate(_))) => return Err(Fail::Gone),

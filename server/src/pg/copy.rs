@@ -327,7 +327,11 @@ impl Reader {
                 self.line = lines[i];
                 let e = Error::new(
                     SqlState::NOT_NULL_VIOLATION,
-                    format!("null value in column \"{}\" of relation \"{}\" violates not-null constraint", f.name(), self.table),
+                    format!(
+                        "null value in column \"{}\" of relation \"{}\" violates not-null constraint",
+                        f.name(),
+                        self.table
+                    ),
                 );
                 return Err(self.context(e, Some(f.name())));
             }
@@ -344,7 +348,8 @@ impl Reader {
 
 /// A column of text as another type; NULL where the text does not fit.
 fn convert_column(text: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
-    let strings = text.as_any().downcast_ref::<StringArray>().ok_or_else(|| Error::internal("COPY column is not text"))?;
+    let strings =
+        text.as_any().downcast_ref::<StringArray>().ok_or_else(|| Error::internal("COPY column is not text"))?;
     match to {
         DataType::Boolean => {
             let mut b = BooleanBuilder::with_capacity(strings.len());
@@ -377,7 +382,11 @@ pub fn parse_bool(s: &str) -> Option<bool> {
 /// `\x0aff`, or Postgres' escape format: bytes as they are, `\\` and `\ooo`.
 pub fn parse_bytea(s: &str) -> Option<Vec<u8>> {
     if let Some(hex) = s.strip_prefix("\\x") {
-        let digits: Vec<u8> = hex.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
+        let digits: Vec<u8> = hex
+            .chars()
+            .filter(|c| !c.is_whitespace())
+            .map(|c| c.to_digit(16).map(|d| d as u8))
+            .collect::<Option<_>>()?;
         return (digits.len() % 2 == 0).then(|| digits.chunks(2).map(|p| p[0] << 4 | p[1]).collect());
     }
     let mut out = Vec::with_capacity(s.len());
@@ -448,10 +457,7 @@ mod tests {
     use arrow::datatypes::{Field, Schema};
 
     fn schema() -> SchemaRef {
-        Arc::new(Schema::new(vec![
-            Field::new("a", DataType::Int32, false),
-            Field::new("b", DataType::Utf8, true),
-        ]))
+        Arc::new(Schema::new(vec![Field::new("a", DataType::Int32, false), Field::new("b", DataType::Utf8, true)]))
     }
 
     fn read(csv: bool, header: bool, data: &str) -> Result<Vec<(i32, Option<String>)>> {

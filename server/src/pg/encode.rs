@@ -33,9 +33,7 @@ pub fn formats(codes: &[i16], columns: usize) -> Result<Vec<Format>> {
     let one = |code: &i16| match code {
         0 => Ok(Format::Text),
         1 => Ok(Format::Binary),
-        other => {
-            Err(Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("unsupported format code: {other}")))
-        }
+        other => Err(Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("unsupported format code: {other}"))),
     };
     match codes {
         [] => Ok(vec![Format::Text; columns]),
@@ -77,7 +75,11 @@ pub enum Column {
     Timestamp(TimestampMicrosecondArray, bool),
     Interval(IntervalMonthDayNanoArray),
     Duration(DurationMicrosecondArray),
-    List { list: ListArray, elements: Box<Column>, element: u32 },
+    List {
+        list: ListArray,
+        elements: Box<Column>,
+        element: u32,
+    },
     /// Rendered as JSON text when the batch came in.
     Json(StringArray),
 }
@@ -108,9 +110,7 @@ impl Column {
             T::Utf8View => Self::StrView(array.as_string_view().clone()),
             T::Binary => Self::Bin(array.as_binary::<i32>().clone()),
             T::Date32 => Self::Date(array.as_primitive::<dt::Date32Type>().clone()),
-            T::Time64(TimeUnit::Microsecond) => {
-                Self::Time(array.as_primitive::<dt::Time64MicrosecondType>().clone())
-            }
+            T::Time64(TimeUnit::Microsecond) => Self::Time(array.as_primitive::<dt::Time64MicrosecondType>().clone()),
             T::Timestamp(TimeUnit::Microsecond, tz) => {
                 Self::Timestamp(array.as_primitive::<dt::TimestampMicrosecondType>().clone(), tz.is_some())
             }
@@ -179,7 +179,9 @@ impl Column {
     /// The text of a value that is not NULL.
     pub fn text(&self, i: usize, out: &mut BytesMut) {
         // Writing into a growing buffer cannot fail.
-        let put = |out: &mut BytesMut, args: std::fmt::Arguments<'_>| drop(out.write_fmt(args));
+        let put = |out: &mut BytesMut, args: std::fmt::Arguments<'_>| {
+            let _ = out.write_fmt(args);
+        };
         match self {
             Self::Null => {}
             Self::Bool(a) => out.put_u8(if a.value(i) { b't' } else { b'f' }),
@@ -327,11 +329,8 @@ fn numeric_binary(digits: &str, scale: i8, out: &mut BytesMut) {
         Some(d) => (true, d),
         None => (false, digits),
     };
-    let (int, frac) = if scale > 0 {
-        digits.split_at(digits.len().saturating_sub(scale as usize))
-    } else {
-        (digits, "")
-    };
+    let (int, frac) =
+        if scale > 0 { digits.split_at(digits.len().saturating_sub(scale as usize)) } else { (digits, "") };
     // Zeros that stand between the point and the first digit, or behind the last digit.
     let frac_zeros = (scale.max(0) as usize) - frac.len();
     let int_zeros = usize::from(scale.min(0).unsigned_abs());
@@ -470,15 +469,9 @@ mod tests {
         assert_eq!(shown(Date64Array::from(vec![86_400_000])), "1970-01-02");
         assert_eq!(shown(Time32SecondArray::from(vec![61])), "00:01:01");
         assert_eq!(shown(TimestampNanosecondArray::from(vec![1_500])), "1970-01-01 00:00:00.000001");
-        assert_eq!(
-            shown(TimestampMillisecondArray::from(vec![0]).with_timezone("UTC")),
-            "1970-01-01 00:00:00+00"
-        );
+        assert_eq!(shown(TimestampMillisecondArray::from(vec![0]).with_timezone("UTC")), "1970-01-01 00:00:00+00");
         assert_eq!(shown(DurationSecondArray::from(vec![3_661])), "01:01:01");
-        assert_eq!(
-            shown(IntervalMonthDayNanoArray::from(vec![IntervalMonthDayNano::new(1, 0, 0)])),
-            "1 mon"
-        );
+        assert_eq!(shown(IntervalMonthDayNanoArray::from(vec![IntervalMonthDayNano::new(1, 0, 0)])), "1 mon");
         let dec = Decimal128Array::from(vec![-12345]).with_precision_and_scale(10, 2).expect("decimal");
         assert_eq!(shown(dec), "-123.45");
         let dict: DictionaryArray<dt::Int8Type> = vec!["x"].into_iter().collect();
@@ -543,10 +536,7 @@ mod tests {
         )
         .expect("batch");
         let mut out = BytesMut::new();
-        Rows::new(&batch)
-            .expect("rows")
-            .data_row(0, &[Format::Text, Format::Text], &mut out)
-            .expect("row");
+        Rows::new(&batch).expect("rows").data_row(0, &[Format::Text, Format::Text], &mut out).expect("row");
         assert_eq!(&out[..], [b'D', 0, 0, 0, 15, 0, 2, 0, 0, 0, 1, b'5', 255, 255, 255, 255]);
     }
 

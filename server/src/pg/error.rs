@@ -40,12 +40,7 @@ fn text(s: &str) -> String {
 }
 
 fn fields(severity: &str, code: SqlState, message: &str) -> Vec<(u8, String)> {
-    vec![
-        (b'S', severity.to_owned()),
-        (b'V', severity.to_owned()),
-        (b'C', code.0.to_owned()),
-        (b'M', text(message)),
-    ]
+    vec![(b'S', severity.to_owned()), (b'V', severity.to_owned()), (b'C', code.0.to_owned()), (b'M', text(message))]
 }
 
 /// An error as a message; `fatal` if the connection ends with it.

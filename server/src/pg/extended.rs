@@ -65,9 +65,7 @@ impl Conn {
     async fn parse(&mut self, p: Parse) -> Result<(), Fail> {
         let name = p.name.unwrap_or_default();
         if !name.is_empty() && self.statements.contains_key(&name) {
-            return Err(
-                Error::new(SqlState("42P05"), format!("prepared statement \"{name}\" already exists")).into()
-            );
+            return Err(Error::new(SqlState("42P05"), format!("prepared statement \"{name}\" already exists")).into());
         }
         if self.statements.len() >= NAMES_MAX {
             return Err(Error::new(

@@ -21,8 +21,11 @@ pub fn decode(
     wanted: Option<&DataType>,
 ) -> Result<ScalarValue> {
     let unknown = || {
-        Error::unsupported(format!("parameter ${n} has type {}, which is not supported", types::format_type(type_oid, -1)))
-            .hint(format!("Send the parameter as text and cast it: ${n}::text."))
+        Error::unsupported(format!(
+            "parameter ${n} has type {}, which is not supported",
+            types::format_type(type_oid, -1)
+        ))
+        .hint(format!("Send the parameter as text and cast it: ${n}::text."))
     };
     let Some(bytes) = bytes else {
         let t = wanted.cloned().or_else(|| types::arrow_of(type_oid)).unwrap_or(DataType::Utf8);
@@ -66,7 +69,9 @@ pub fn parse_text(text: &str, t: &DataType) -> Result<ScalarValue> {
     };
     match t {
         DataType::Utf8 => return Ok(ScalarValue::Utf8(Some(text.to_owned()))),
-        DataType::Binary => return super::copy::parse_bytea(text).map(|b| ScalarValue::Binary(Some(b))).ok_or_else(bad),
+        DataType::Binary => {
+            return super::copy::parse_bytea(text).map(|b| ScalarValue::Binary(Some(b))).ok_or_else(bad);
+        }
         DataType::Boolean => {
             return super::copy::parse_bool(text).map(|b| ScalarValue::Boolean(Some(b))).ok_or_else(bad);
         }
@@ -95,9 +100,7 @@ fn text(n: usize, bytes: &[u8], type_oid: u32, wanted: Option<&DataType>) -> Opt
     let t = types::arrow_of(type_oid)?;
     if let DataType::List(f) = &t {
         let element = f.data_type().clone();
-        let bad = || {
-            Error::new(SqlState::INVALID_TEXT_REPRESENTATION, format!("malformed array literal: \"{s}\""))
-        };
+        let bad = || Error::new(SqlState::INVALID_TEXT_REPRESENTATION, format!("malformed array literal: \"{s}\""));
         let values = match array_elements(s) {
             None => return Some(Err(bad())),
             Some(v) => v,
@@ -286,8 +289,7 @@ fn numeric(b: &mut &[u8]) -> Result<ScalarValue> {
         0x4000 => true,
         _ => return Err(Error::unsupported("NaN and infinity are not supported in numeric parameters")),
     };
-    let too_large =
-        || Error::new(SqlState::NUMERIC_OUT_OF_RANGE, "a numeric parameter has more than 76 digits");
+    let too_large = || Error::new(SqlState::NUMERIC_OUT_OF_RANGE, "a numeric parameter has more than 76 digits");
     if n < 0 || dscale > 76 || !(-20..20).contains(&weight) || n > 40 {
         return Err(too_large());
     }

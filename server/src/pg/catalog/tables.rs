@@ -153,7 +153,15 @@ pub fn pg_catalog(name: &str, relations: &[RelationInfo]) -> Result<Option<Arc<d
             .all_text(DATABASE, &["rolname", "usename"])
             .all_bool(
                 true,
-                &["rolsuper", "rolinherit", "rolcreaterole", "rolcreatedb", "rolcanlogin", "rolreplication", "usesuper"],
+                &[
+                    "rolsuper",
+                    "rolinherit",
+                    "rolcreaterole",
+                    "rolcreatedb",
+                    "rolcanlogin",
+                    "rolreplication",
+                    "usesuper",
+                ],
             )
             .all_bool(true, &["rolbypassrls"])
             .all_int(-1, &["rolconnlimit"])
@@ -214,10 +222,7 @@ fn pg_class(relations: &[RelationInfo]) -> Result<Option<Arc<dyn TableProvider>>
         .text("relkind", map(&all, |r| relkind(r.kind).to_owned()))
         .small("relnatts", map(&all, |r| r.schema.fields().len() as i16))
         .small("relchecks", vec![0; n])
-        .all_bool(
-            false,
-            &["relhasrules", "relhastriggers", "relhassubclass", "relrowsecurity", "relforcerowsecurity"],
-        )
+        .all_bool(false, &["relhasrules", "relhastriggers", "relhassubclass", "relrowsecurity", "relforcerowsecurity"])
         .all_bool(true, &["relispopulated"])
         .all_text("n", &["relreplident"])
         .all_bool(false, &["relispartition"])

@@ -16,10 +16,12 @@ fn relations() -> Vec<RelationInfo> {
         definition: format!("SELECT * FROM {name}"),
     };
     vec![
-        relation(1, "bid", ObjectKind::Stream, vec![
-            Field::new("auction", DataType::Int64, false),
-            Field::new("price", DataType::Decimal128(10, 2), true),
-        ]),
+        relation(
+            1,
+            "bid",
+            ObjectKind::Stream,
+            vec![Field::new("auction", DataType::Int64, false), Field::new("price", DataType::Decimal128(10, 2), true)],
+        ),
         relation(2, "account", ObjectKind::Table, vec![Field::new("name", DataType::Utf8, true)]),
         relation(3, "plain", ObjectKind::View, vec![Field::new("x", DataType::Int32, true)]),
         relation(4, "totals", ObjectKind::MaterializedView, vec![Field::new("n", DataType::Int64, true)]),
