@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn errors_show_the_place() {
-        let e = Error::new(SqlState::UNDEFINED_TABLE, "relation \"x\" does not exist").hint("Create it.").at(24);
+        let e = Error::new(SqlState::UNDEFINED_TABLE, "relation \"x\" does not exist").hint("Create it.").at(25);
         assert_eq!(
             render(&e, "SELECT 1;\nSELECT * FROM x"),
             "ERROR:  relation \"x\" does not exist\nLINE 2: SELECT * FROM x\n                      ^\nHINT:  Create it."
@@ -193,7 +193,7 @@ mod tests {
             write_batches(&b.schema(), std::slice::from_ref(&b), f, true, &mut out).expect("writes");
             String::from_utf8(out).expect("utf-8")
         };
-        assert_eq!(shown(OutputFormat::Csv), "a\n1\n\n");
+        assert_eq!(shown(OutputFormat::Csv), "a\n1\n\"\"\n");
         assert_eq!(shown(OutputFormat::Json), "{\"a\":1}\n{\"a\":null}\n");
         assert!(shown(OutputFormat::Table).ends_with("| NULL |\n+------+\n(2 rows)\n"));
     }

@@ -32,7 +32,7 @@ const EXACT: &[(&str, &str)] = &[
     ),
 ];
 
-/// Columns of pg_catalog's own tables that psql selects by a subquery of its own.
+/// Turns statements over the catalogs into ones that can be planned.
 pub struct Rewriter {
     compatibility: PostgresCompatibilityParser,
 }
@@ -67,7 +67,7 @@ impl Rewriter {
     }
 }
 
-/// Casts to types only Postgres has.
+/// Casts to types only Postgres has, and arrays of subqueries.
 struct Casts;
 
 fn call(name: &str, arguments: Vec<Expr>) -> Expr {
@@ -104,6 +104,14 @@ impl VisitorMut for Casts {
     type Break = ();
 
     fn post_visit_expr(&mut self, e: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Function(f) = e
+            && f.name.to_string().eq_ignore_ascii_case("array")
+            && matches!(f.args, FunctionArguments::Subquery(_))
+        {
+            // `ARRAY(SELECT ..)` over options, memberships and access lists: there are none.
+            *e = call("make_array", Vec::new());
+            return ControlFlow::Continue(());
+        }
         let Expr::Cast { expr, data_type, kind, .. } = e else { return ControlFlow::Continue(()) };
         let inner = || expr.as_ref().clone();
         if let DataType::Array(_) = data_type {

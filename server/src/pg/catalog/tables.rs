@@ -96,6 +96,14 @@ impl Table {
         let n = self.rows;
         names.iter().fold(self, |t, name| t.maybe_text(name, vec![None; n]))
     }
+    /// Arrays of text that are NULL: access lists and options.
+    fn all_null_lists(self, names: &[&str]) -> Self {
+        let n = self.rows;
+        let t = DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true)));
+        names.iter().fold(self, |table, name| {
+            table.push(Field::new(*name, t.clone(), true), arrow::array::new_null_array(&t, n))
+        })
+    }
     fn all_int(self, v: i32, names: &[&str]) -> Self {
         let n = self.rows;
         names.iter().fold(self, |t, name| t.int(name, vec![v; n]))
@@ -131,7 +139,7 @@ pub fn pg_catalog(name: &str, relations: &[RelationInfo]) -> Result<Option<Arc<d
                 .oid("oid", oids)
                 .text("nspname", names)
                 .all_oid(OWNER, &["nspowner"])
-                .all_null(&["nspacl"])
+                .all_null_lists(&["nspacl"])
                 .finish()
         }
         "pg_database" => Table::new(1)
@@ -146,7 +154,8 @@ pub fn pg_catalog(name: &str, relations: &[RelationInfo]) -> Result<Option<Arc<d
             .all_int(0, &["datfrozenxid", "datminmxid"])
             .all_oid(1663, &["dattablespace"])
             .all_text("C", &["datcollate", "datctype"])
-            .all_null(&["daticulocale", "datcollversion", "datacl"])
+            .all_null(&["daticulocale", "datcollversion"])
+            .all_null_lists(&["datacl"])
             .finish(),
         "pg_roles" | "pg_authid" | "pg_user" => Table::new(1)
             .all_oid(OWNER, &["oid", "usesysid"])
@@ -165,7 +174,8 @@ pub fn pg_catalog(name: &str, relations: &[RelationInfo]) -> Result<Option<Arc<d
             )
             .all_bool(true, &["rolbypassrls"])
             .all_int(-1, &["rolconnlimit"])
-            .all_null(&["rolpassword", "rolvaliduntil", "rolconfig"])
+            .all_null(&["rolpassword", "rolvaliduntil"])
+            .all_null_lists(&["rolconfig"])
             .finish(),
         "pg_tables" => {
             let t = of_kind(ObjectKind::Table);
@@ -228,7 +238,8 @@ fn pg_class(relations: &[RelationInfo]) -> Result<Option<Arc<dyn TableProvider>>
         .all_bool(false, &["relispartition"])
         .all_oid(0, &["relrewrite"])
         .all_int(0, &["relfrozenxid", "relminmxid"])
-        .all_null(&["relacl", "reloptions", "relpartbound"])
+        .all_null(&["relpartbound"])
+        .all_null_lists(&["relacl", "reloptions"])
         .finish()
 }
 
@@ -259,7 +270,8 @@ fn pg_attribute(relations: &[RelationInfo]) -> Result<Option<Arc<dyn TableProvid
         .all_bool(true, &["attislocal"])
         .all_int(0, &["attinhcount"])
         .all_oid(0, &["attcollation"])
-        .all_null(&["attacl", "attoptions", "attfdwoptions", "attmissingval"])
+        .all_null(&["attmissingval"])
+        .all_null_lists(&["attacl", "attoptions", "attfdwoptions"])
         .finish()
 }
 
