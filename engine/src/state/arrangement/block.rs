@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayData, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array, make_array};
+use arrow::array::{Array, ArrayData, ArrayRef, AsArray, RecordBatch, UInt32Array, make_array};
 use arrow::compute;
 use arrow::datatypes::{DataType, SchemaRef};
 
 use crate::error::{Error, Result, ResultExt as _};
 use crate::hash::hash_rows;
+use crate::ops::eval::OutputSchema;
 use crate::zset::{Weights, ZBatch};
 
 /// What an arrangement holds and how it is indexed; shared with all its snapshots.
@@ -16,6 +17,10 @@ use crate::zset::{Weights, ZBatch};
 pub(super) struct Spec {
     /// Columns of the rows.
     pub schema: SchemaRef,
+    /// Makes batches of them; a NULL where the plan promised none does not lose the row.
+    output: OutputSchema,
+    /// `schema` with every column nullable.
+    pub permissive: SchemaRef,
     /// Key columns.
     pub key: Vec<usize>,
     /// All ones, except in tests that force collisions.
@@ -35,7 +40,9 @@ impl Spec {
             };
         let null: ArrayRef = Arc::new(arrow::array::NullArray::new(1));
         let null_hash = hash_rows(&[null], 1)[0];
-        Self { schema, key, mask, injective, null_hash }
+        let output = OutputSchema::new(schema.clone());
+        let permissive = output.permissive().exact().clone();
+        Self { schema, output, permissive, key, mask, injective, null_hash }
     }
     /// Hashes of keys in key order.
     pub fn hash(&self, keys: &[ArrayRef], rows: usize) -> Vec<u64> {
@@ -52,7 +59,7 @@ impl Spec {
     }
     /// A batch of our schema.
     pub fn batch(&self, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
-        batch_of(&self.schema, columns, rows)
+        self.output.batch(columns, rows)
     }
 }
 
@@ -71,12 +78,6 @@ fn hashes_are_injective(t: &DataType) -> bool {
                 | DataType::Float64
                 | DataType::Boolean
         )
-}
-
-/// A batch with a given number of rows, even without columns.
-pub(crate) fn batch_of(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
-    let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    RecordBatch::try_new_with_options(schema.clone(), columns, &options).e()
 }
 
 /// Immutable rows.
@@ -126,7 +127,7 @@ impl Block {
     /// Several blocks as one.
     pub fn concat(spec: &Spec, blocks: &[Arc<Block>], level: u8) -> Result<Self> {
         let parts: Vec<ZBatch> = blocks.iter().map(|b| b.zbatch()).collect();
-        let all = ZBatch::concat(&spec.schema, &parts).e()?;
+        let all = ZBatch::concat(&spec.permissive, &parts).e()?;
         let mut hashes = Vec::with_capacity(all.len());
         blocks.iter().for_each(|b| hashes.extend_from_slice(&b.hashes));
         Ok(Self::new(compact_batch(spec, &all.rows)?, all.weights, hashes, level))
@@ -218,20 +219,16 @@ pub(crate) fn canonical(array: &ArrayRef) -> Result<ArrayRef> {
     }
     use arrow::datatypes::{Float32Type, Float64Type};
     Ok(match array.data_type() {
-        DataType::Float32 => {
-            Arc::new(
-                array
-                    .as_primitive::<Float32Type>()
-                    .unary::<_, Float32Type>(|x| if x.is_nan() { f32::NAN } else { x + 0.0 }),
-            )
-        }
-        DataType::Float64 => {
-            Arc::new(
-                array
-                    .as_primitive::<Float64Type>()
-                    .unary::<_, Float64Type>(|x| if x.is_nan() { f64::NAN } else { x + 0.0 }),
-            )
-        }
+        DataType::Float32 => Arc::new(
+            array
+                .as_primitive::<Float32Type>()
+                .unary::<_, Float32Type>(|x| if x.is_nan() { f32::NAN } else { x + 0.0 }),
+        ),
+        DataType::Float64 => Arc::new(
+            array
+                .as_primitive::<Float64Type>()
+                .unary::<_, Float64Type>(|x| if x.is_nan() { f64::NAN } else { x + 0.0 }),
+        ),
         t if t.is_nested() && may_hold_float(t) => make_array(map_leaves(array.to_data(), &|leaf| canonical(&leaf))?),
         DataType::Dictionary(_, v) if may_hold_float(v) => canonical(&compute::cast(array, v).e()?)?,
         _ => array.clone(),

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use arrow::array::{Array as _, ArrayRef, RecordBatch, UInt32Array};
 use arrow::datatypes::SchemaRef;
 
-pub(crate) use block::{batch_of, canonical};
+pub(crate) use block::canonical;
 pub(crate) use probe::equal_values;
 pub use probe::{ProbePlan, extra_row};
 pub use snapshot::ArrangementSnapshot;

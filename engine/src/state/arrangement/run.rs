@@ -21,7 +21,6 @@ pub(super) struct Run {
     /// For each radix the first position with at least this radix; one more entry than there are radixes.
     directory: Vec<u32>,
     shift: u32,
-    pub negative: bool,
     pub bytes: usize,
 }
 
@@ -55,9 +54,8 @@ impl Run {
             }
         }
         directory.push(rows as u32);
-        let negative = blocks.iter().any(|b| b.negative);
         let bytes = blocks.iter().map(|b| b.bytes).sum::<usize>() + 8 * rows + 4 * directory.len();
-        Some(Self { blocks, starts, hashes, directory, shift, negative, bytes })
+        Some(Self { blocks, starts, hashes, directory, shift, bytes })
     }
     pub fn len(&self) -> usize {
         self.hashes.len()
