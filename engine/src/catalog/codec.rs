@@ -63,7 +63,8 @@ pub fn encode(catalog: &Catalog) -> Result<serde_json::Value> {
         .relations
         .values()
         .filter(|r| r.schema_name != super::TEMP_SCHEMA)
-        .map(|r| encode_relation(r)).collect::<Result<Vec<_>>>()?;
+        .map(|r| encode_relation(r))
+        .collect::<Result<Vec<_>>>()?;
     let stored = StoredCatalog { version: catalog.version, next_id: catalog.next_id, relations };
     serde_json::to_value(stored).map_err(|e| Error::internal(format!("cannot encode the catalog: {e}")))
 }

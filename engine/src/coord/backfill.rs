@@ -11,7 +11,7 @@ use millstream_connectors::Positions;
 use millstream_sql::plan::RelationId;
 use tokio::sync::oneshot;
 
-use super::ingest::{read_range, reached};
+use super::ingest::{reached, read_range};
 use super::tick::{guarded, version_of};
 use super::{EngineInner, GroupId, GroupRunner, State};
 use crate::catalog::{Body, Catalog, Relation};
@@ -422,10 +422,7 @@ async fn wait_until_built(inner: &Arc<EngineInner>, inputs: &BTreeSet<RelationId
                 match st.relation(*i) {
                     Err(e) => return Some(Err(e)),
                     Ok(r) if r.quarantined.is_some() => {
-                        return Some(Err(Error::new(
-                            SqlState::OBJECT_NOT_IN_STATE,
-                            "a view it reads is quarantined",
-                        )));
+                        return Some(Err(Error::new(SqlState::OBJECT_NOT_IN_STATE, "a view it reads is quarantined")));
                     }
                     Ok(r) if r.backfilling => return None,
                     Ok(_) => {}

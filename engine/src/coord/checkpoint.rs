@@ -200,20 +200,9 @@ fn begin(inner: &Arc<EngineInner>) -> Result<Header> {
     }
     let mut live: BTreeSet<String> = frozen.keys().cloned().collect();
     live.extend(st.groups.values().flat_map(|g| g.jobs.iter().map(|j| owner_of(*j, true))));
-    st.collecting = Some(Collecting {
-        epoch,
-        waiting: st.groups.keys().copied().collect(),
-        frozen,
-        shards: inner.workers as u32,
-    });
-    let header = Header {
-        epoch,
-        clock: st.clock,
-        wal_seq: st.wal_seq,
-        catalog: st.catalog.clone(),
-        sources,
-        live,
-    };
+    st.collecting =
+        Some(Collecting { epoch, waiting: st.groups.keys().copied().collect(), frozen, shards: inner.workers as u32 });
+    let header = Header { epoch, clock: st.clock, wal_seq: st.wal_seq, catalog: st.catalog.clone(), sources, live };
     inner.advance(st);
     Ok(header)
 }
@@ -283,7 +272,8 @@ pub(crate) async fn persist_catalog(inner: &Arc<EngineInner>, catalog: Catalog) 
     let mut manifest = inner.store.current();
     manifest.catalog = codec::encode(&catalog)?;
     let known: BTreeSet<u64> = catalog.relations.keys().map(|id| id.0).collect();
-    let owner_known = |owner: &str| owner.split_once('/').is_some_and(|(_, id)| id.parse().is_ok_and(|id| known.contains(&id)));
+    let owner_known =
+        |owner: &str| owner.split_once('/').is_some_and(|(_, id)| id.parse().is_ok_and(|id| known.contains(&id)));
     manifest.states.retain(|owner, _| owner_known(owner));
     manifest.sources.retain(|id, _| known.contains(id));
     writer.stored.retain(|owner, _| owner_known(owner));

@@ -70,13 +70,8 @@ impl IngestMap {
     pub(crate) fn apply(&self, chunk: &mut SourceChunk) -> Result<ZBatch> {
         let rows = std::mem::replace(&mut chunk.rows, RecordBatch::new_empty(self.input.clone()));
         let mut errors = ErrorSet::default();
-        let mut cx = TickCx {
-            from: Epoch(0),
-            to: Epoch(0),
-            clock: Timestamp(0),
-            errors: &mut errors,
-            chunk_rows: usize::MAX,
-        };
+        let mut cx =
+            TickCx { from: Epoch(0), to: Epoch(0), clock: Timestamp(0), errors: &mut errors, chunk_rows: usize::MAX };
         let mut out: Vec<ZBatch> = Vec::new();
         let mut op = MapOp::new(self.input.clone(), Vec::new(), Some(self.exprs.clone()), self.output.clone());
         op.push(0, ZBatch::inserts(rows), &mut cx, &mut out)?;

@@ -12,14 +12,15 @@ use tokio::sync::{mpsc, watch};
 use super::checkpoint::Writer;
 use super::tick::{group_inputs, version_of};
 use super::{
-    EngineInner, Group, GroupRunner, PendingWrite, RelationRt, SourceRt, State, Version, backfill, checkpoint, seal, write,
+    EngineInner, Group, GroupRunner, PendingWrite, RelationRt, SourceRt, State, Version, backfill, checkpoint, seal,
+    write,
 };
 use crate::api::{Engine, EngineOptions};
 use crate::catalog::{Body, Catalog, ERRORS_ID, Relation, SYSTEM_SCHEMA, codec};
 use crate::ckpt::{CheckpointStore, Manifest, StateRef, Wal};
 use crate::error::{Error, Result, ResultExt as _};
-use crate::job::output::OutputStore;
 use crate::job::JobRunner;
+use crate::job::output::OutputStore;
 use crate::ops::ErrorSet;
 use crate::zset::ZBatch;
 
@@ -87,11 +88,7 @@ pub(crate) async fn open(mut options: EngineOptions) -> Result<Engine> {
 }
 
 /// Relations with their rows; no jobs yet.
-async fn restore_state(
-    store: &CheckpointStore,
-    manifest: &Manifest,
-    mut catalog: Catalog,
-) -> Result<State> {
+async fn restore_state(store: &CheckpointStore, manifest: &Manifest, mut catalog: Catalog) -> Result<State> {
     catalog.relations.entry(ERRORS_ID).or_insert_with(|| Arc::new(errors_relation()));
     let mut relations = HashMap::new();
     for relation in catalog.relations.values() {

@@ -189,9 +189,7 @@ fn error_rows(
         text(&|(_, b)| Some(b.reason.clone())),
         text(&|(_, b)| Some(String::from_utf8_lossy(&b.payload).into_owned())),
         Arc::new(
-            std::iter::repeat_n(Some(clock.0), bad.len())
-                .collect::<TimestampMicrosecondArray>()
-                .with_timezone("UTC"),
+            std::iter::repeat_n(Some(clock.0), bad.len()).collect::<TimestampMicrosecondArray>().with_timezone("UTC"),
         ),
     ];
     RecordBatch::try_new(errors_schema(), columns).e()

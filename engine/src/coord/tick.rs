@@ -46,8 +46,7 @@ impl EngineInner {
         let mut inputs: HashMap<RelationId, Vec<ZBatch>> = HashMap::new();
         for relation in &group.inputs {
             if let Some(r) = st.relations.get(relation) {
-                let batches: Vec<ZBatch> =
-                    r.deltas_between(from, to).flat_map(|d| d.batches.iter().cloned()).collect();
+                let batches: Vec<ZBatch> = r.deltas_between(from, to).flat_map(|d| d.batches.iter().cloned()).collect();
                 if !batches.is_empty() {
                     inputs.insert(*relation, batches);
                 }
@@ -96,8 +95,7 @@ impl EngineInner {
         at: TickRange,
     ) {
         let holds: Vec<Epoch> = st.holds.keys().copied().collect();
-        let subscribed: BTreeSet<RelationId> =
-            st.cursors.values().flat_map(|c| c.relations.iter().copied()).collect();
+        let subscribed: BTreeSet<RelationId> = st.cursors.values().flat_map(|c| c.relations.iter().copied()).collect();
         for tick in ticks {
             let Some(r) = st.relations.get_mut(&tick.job) else { continue };
             match tick.result {

@@ -79,9 +79,7 @@ impl OutputStore {
     /// What was added since the last freeze.
     pub fn freeze(&mut self) -> Result<SlotDelta> {
         match self {
-            Self::Log(log) => {
-                Ok(SlotDelta { slot: SLOT, replaces: false, batches: std::mem::take(&mut log.unfrozen) })
-            }
+            Self::Log(log) => Ok(SlotDelta { slot: SLOT, replaces: false, batches: std::mem::take(&mut log.unfrozen) }),
             Self::Indexed(a) => a.freeze(SLOT),
         }
     }
@@ -106,9 +104,7 @@ impl OutputStore {
     /// Size.
     pub fn stats(&self) -> StateStats {
         match self {
-            Self::Log(log) => {
-                StateStats { rows: log.rows, bytes: log.chunks.iter().map(ZBatch::bytes).sum() }
-            }
+            Self::Log(log) => StateStats { rows: log.rows, bytes: log.chunks.iter().map(ZBatch::bytes).sum() },
             Self::Indexed(a) => a.stats(),
         }
     }

@@ -79,7 +79,8 @@ pub(crate) async fn create_stream(session: &mut Session, c: &CreateStream, text:
     }
     let mut notices = Vec::new();
     if c.watermark.is_some() {
-        notices.push(notice("WATERMARK is kept in the definition; this version drops no late rows and closes no windows"));
+        notices
+            .push(notice("WATERMARK is kept in the definition; this version drops no late rows and closes no windows"));
     }
     let mut catalog = Catalog::clone(&catalog);
     let id = catalog.allocate();
@@ -90,8 +91,7 @@ pub(crate) async fn create_stream(session: &mut Session, c: &CreateStream, text:
             c.columns.iter().filter(|c| c.metadata.is_none() && c.generated.is_none()).cloned().collect();
         let declared = if physical.is_empty() { None } else { Some(schema_of(&physical, &c.primary_key)?) };
         let options: BTreeMap<String, String> = c.options.clone().into_iter().collect();
-        let meta =
-            |c: &&ColumnDef| (c.name.clone(), c.metadata.clone().unwrap_or_default(), c.data_type.clone());
+        let meta = |c: &&ColumnDef| (c.name.clone(), c.metadata.clone().unwrap_or_default(), c.data_type.clone());
         let config = SourceConfig {
             name: c.name.name.clone(),
             options: options.clone(),
@@ -164,7 +164,10 @@ fn table_relation(
     append_only: bool,
 ) -> Result<Relation> {
     if let Some(c) = columns.iter().find(|c| c.generated.is_some() || c.metadata.is_some()) {
-        return Err(Error::unsupported(format!("column \"{}\": computed and metadata columns need a connector", c.name)));
+        return Err(Error::unsupported(format!(
+            "column \"{}\": computed and metadata columns need a connector",
+            c.name
+        )));
     }
     if append_only && !primary_key.is_empty() {
         return Err(Error::unsupported("PRIMARY KEY on a stream without a connector").hint("Use CREATE TABLE."));
@@ -282,12 +285,14 @@ pub(crate) async fn create_view(session: &mut Session, c: &CreateView, text: &st
     let catalog = inner.lock().catalog.clone();
     let replaced = if c.or_replace { catalog.find(Some(USER_SCHEMA), &c.name.name).cloned() } else { None };
     if let Some(old) = &replaced {
-        let same_kind = matches!(
-            (&old.body, c.materialized),
-            (Body::MaterializedView { .. }, true) | (Body::View { .. }, false)
-        );
+        let same_kind =
+            matches!((&old.body, c.materialized), (Body::MaterializedView { .. }, true) | (Body::View { .. }, false));
         if !same_kind {
-            return Err(super::wrong_kind(&old.name, old.kind().noun(), if c.materialized { "a materialized view" } else { "a view" }));
+            return Err(super::wrong_kind(
+                &old.name,
+                old.kind().noun(),
+                if c.materialized { "a materialized view" } else { "a view" },
+            ));
         }
         if let Some(d) = catalog.dependents(old.id).first() {
             return Err(Error::new(

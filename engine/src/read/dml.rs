@@ -213,7 +213,9 @@ fn conflict_of(insert: &ast::Insert, relation: &Relation) -> Result<OnConflict> 
                     let excluded = matches!(&a.value, ast::Expr::CompoundIdentifier(parts)
                         if parts.len() == 2 && ident(&parts[0]) == "excluded" && ident(&parts[1]) == name);
                     if !excluded || u.selection.is_some() {
-                        return Err(Error::unsupported("ON CONFLICT DO UPDATE other than SET column = excluded.column"));
+                        return Err(Error::unsupported(
+                            "ON CONFLICT DO UPDATE other than SET column = excluded.column",
+                        ));
                     }
                     columns.push(column_index(relation, &name)?);
                 }
@@ -228,7 +230,11 @@ async fn insert_plan(session: &Session, target: &Target, source: &ast::Query, te
     let mut planned = PlanContext::of(session).plan(source, text).await?;
     let given = planned.plan.schema().columns();
     if given.len() != target.columns.len() {
-        let what = if given.len() > target.columns.len() { "expressions than target columns" } else { "target columns than expressions" };
+        let what = if given.len() > target.columns.len() {
+            "expressions than target columns"
+        } else {
+            "target columns than expressions"
+        };
         return Err(Error::new(SqlState::SYNTAX_ERROR, format!("INSERT has more {what}")));
     }
     let Body::Table { defaults, .. } = &target.relation.body else {
@@ -334,7 +340,8 @@ async fn change_plan(
                 if i < n {
                     Expr::Column(c)
                 } else {
-                    cast(Expr::Column(c), relation.schema.field(i - n).data_type().clone()).alias(format!("__new_{}", i - n))
+                    cast(Expr::Column(c), relation.schema.field(i - n).data_type().clone())
+                        .alias(format!("__new_{}", i - n))
                 }
             })
             .collect();
@@ -373,7 +380,11 @@ fn check_not_null(relation: &Relation, rows: &RecordBatch) -> Result<()> {
         if must && rows.column(i).logical_null_count() > 0 {
             return Err(Error::new(
                 SqlState::NOT_NULL_VIOLATION,
-                format!("null value in column \"{}\" of relation \"{}\" violates not-null constraint", f.name(), relation.name),
+                format!(
+                    "null value in column \"{}\" of relation \"{}\" violates not-null constraint",
+                    f.name(),
+                    relation.name
+                ),
             ));
         }
     }
@@ -403,10 +414,11 @@ pub(crate) async fn insert_rows(
             if column.data_type() == f.data_type() {
                 Ok(column.clone())
             } else {
-                arrow::compute::cast_with_options(column, f.data_type(), &arrow::compute::CastOptions {
-                    safe: false,
-                    ..Default::default()
-                })
+                arrow::compute::cast_with_options(
+                    column,
+                    f.data_type(),
+                    &arrow::compute::CastOptions { safe: false, ..Default::default() },
+                )
                 .e()
             }
         })

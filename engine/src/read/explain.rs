@@ -85,11 +85,7 @@ async fn physical(session: &mut Session, planned: super::query::Planned) -> Resu
     Ok(shown.lines().map(str::to_owned).collect())
 }
 
-async fn analyze(
-    session: &mut Session,
-    query: &super::query::sqlparser_ast::Query,
-    text: &str,
-) -> Result<Vec<String>> {
+async fn analyze(session: &mut Session, query: &super::query::sqlparser_ast::Query, text: &str) -> Result<Vec<String>> {
     use futures::TryStreamExt as _;
     let planned = PlanContext::of(session).plan(query, text).await?;
     let (plan, state) = super::query::physical_plan(session, planned, &[]).await?;

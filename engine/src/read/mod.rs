@@ -34,10 +34,9 @@ async fn subscribe_schema(session: &Session, s: &Subscribe, text: &str) -> Resul
     use arrow::datatypes::{DataType, Field, Schema};
     let row = match &s.target {
         SubscribeTarget::Relation(name) => session.engine.inner.lock().catalog.get(name)?.schema.clone(),
-        SubscribeTarget::Query(q) => query::describe(session, q, text)
-            .await?
-            .1
-            .ok_or_else(|| Error::internal("query without columns"))?,
+        SubscribeTarget::Query(q) => {
+            query::describe(session, q, text).await?.1.ok_or_else(|| Error::internal("query without columns"))?
+        }
     };
     let mut fields = vec![Field::new("ms_epoch", DataType::Int64, false)];
     if s.progress {

@@ -95,7 +95,9 @@ impl TableProvider for RelationTable {
                         .iter()
                         .map(|s| {
                             let rows = s.scan()?;
-                            rows.iter().map(|z| z.expand().map_err(|e| e.into_error())).collect::<crate::Result<Vec<_>>>()
+                            rows.iter()
+                                .map(|z| z.expand().map_err(|e| e.into_error()))
+                                .collect::<crate::Result<Vec<_>>>()
                         })
                         .collect::<crate::Result<Vec<Vec<RecordBatch>>>>()
                 })

@@ -73,10 +73,7 @@ pub(crate) fn show(session: &Session, show: &Show) -> Result<RecordBatch> {
                 .cloned()
                 .or_else(|| DEFAULTS.iter().find(|(n, _)| *n == key).map(|(_, v)| (*v).to_owned()))
                 .ok_or_else(|| {
-                    Error::new(
-                        SqlState::UNDEFINED_OBJECT,
-                        format!("unrecognized configuration parameter \"{name}\""),
-                    )
+                    Error::new(SqlState::UNDEFINED_OBJECT, format!("unrecognized configuration parameter \"{name}\""))
                 })?;
             text_table(&[key.as_str()], vec![vec![Some(value)]])
         }

@@ -1,19 +1,21 @@
 //! Functions of ours, one registry for batch and incremental paths.
 
 pub mod exact_sum;
-
-pub use exact_sum::ExactFloatSum;
+mod sum;
+mod window;
 
 use std::sync::Arc;
 
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
+pub use exact_sum::ExactFloatSum;
+
 /// Aggregates of ours; those named like a DataFusion function replace it.
 pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
-    Vec::new()
+    vec![Arc::new(sum::exact_sum()), Arc::new(sum::exact_avg())]
 }
 
 /// Scalar functions of ours.
 pub fn scalars() -> Vec<Arc<ScalarUDF>> {
-    Vec::new()
+    window::functions().into_iter().map(Arc::new).collect()
 }

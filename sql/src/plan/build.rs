@@ -49,6 +49,9 @@ pub fn build(state: &SessionState, logical: LogicalPlan, relations: &dyn Relatio
     let optimized = optimize::optimize(state, analyzed).map_err(from_datafusion)?;
     let read_order = order::of_output(&optimized);
     let mut builder = Builder { relations, nodes: Vec::new(), places: Vec::new(), interned: HashMap::new() };
+    if wanted.fields().is_empty() {
+        return Err(SqlError::unsupported("a view without columns"));
+    }
     let root = builder.plan(&optimized).map_err(Fail::into_error)?;
     let root = builder.cast_columns(root, &wanted).map_err(Fail::into_error)?;
     Ok(builder.finish(root, &wanted, read_order))
@@ -170,6 +173,9 @@ impl Builder<'_> {
         // Filters that were pushed into the scan may read columns that it does not give.
         let table = DFSchema::try_from_qualified_schema(scan.table_name.clone(), &full)?;
         let mut read = projection.clone();
+        if read.is_empty() {
+            read.push(0); // batches always have a column, see `map`
+        }
         let mut predicates = Vec::new();
         for filter in &scan.filters {
             for column in filter.column_refs() {
@@ -185,7 +191,7 @@ impl Builder<'_> {
         for filter in &scan.filters {
             predicates.extend(conjuncts(filter, &seen)?);
         }
-        let extra = read.len() > projection.len();
+        let extra = read.len() > projection.len().max(1);
         let schema = arrow_schema(&seen);
         let source = self.add_with_kind(IncOp::Source { relation, projection: read }, Vec::new(), schema, Some(kind));
         let exprs = extra.then(|| (0..projection.len()).map(PlanExpr::column).collect());
@@ -194,15 +200,14 @@ impl Builder<'_> {
 
     fn distinct(&mut self, input: NodeId) -> NodeId {
         let schema = self.schema(input);
-        let columns: Vec<usize> = (0..schema.fields().len()).collect();
-        let input = if columns.is_empty() { self.single(input) } else { self.hashed(input, columns) };
+        let input = self.hashed(input, (0..schema.fields().len()).collect());
         self.add(IncOp::Distinct, vec![input], schema)
     }
 
     fn unnest(&mut self, plan: &LogicalPlan) -> Planned {
         let LogicalPlan::Unnest(u) = plan else { return recompute("unnest") };
         let child = self.plan(&u.input)?;
-        let (leaf, _) = recompute::leaf(0, u.input.schema())?;
+        let leaf = recompute::leaf(0, u.input.schema(), &self.schema(child))?;
         let stored = plan.with_new_exprs(plan.expressions(), vec![leaf])?;
         let schema = arrow_schema(&u.schema);
         Ok(self.add(IncOp::RowMap { plan: super::StoredPlan { logical: stored } }, vec![child], schema))
@@ -211,6 +216,9 @@ impl Builder<'_> {
     /// The same rows with the column types of `wanted`.
     fn cast_columns(&mut self, id: NodeId, wanted: &Schema) -> Planned {
         let have = self.schema(id);
+        if wanted.fields().is_empty() {
+            return Ok(id); // the column it has is only there to be there
+        }
         if have.fields().len() != wanted.fields().len() {
             return Err(SqlError::internal("an operator has another number of columns than its plan").into());
         }

@@ -1,18 +1,383 @@
 //! IncPlan to bytes and back.
+//!
+//! JSON for the shape; expressions and stored plans as DataFusion's protobuf, schemas and constant rows as Arrow IPC,
+//! both in hex. Placeholder leaves are encoded by their schema alone.
 
-use datafusion::execution::SessionState;
+use std::sync::Arc;
 
-use super::IncPlan;
-use crate::error::{Result, SqlError};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow_ipc::reader::StreamReader;
+use arrow_ipc::writer::StreamWriter;
+use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::error::{DataFusionError, Result as DfResult};
+use datafusion::execution::{SessionState, TaskContext};
+use datafusion::logical_expr::{Expr, Extension, LogicalPlan};
+use datafusion_proto::bytes::{
+    Serializeable, logical_plan_from_bytes_with_extension_codec, logical_plan_to_bytes_with_extension_codec,
+};
+use datafusion_proto::logical_plan::LogicalExtensionCodec;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    AggCall, AggFunc, ChangelogKind, Distribution, IncNode, IncOp, IncPlan, JoinKind, NodeId, PLAN_VERSION, PlanExpr,
+    RecomputeKeys, RelationId, SortColumn, StoredPlan,
+};
+use crate::error::{Result, SqlError, SqlState};
 
 /// Encodes a plan for the catalog.
 pub fn to_json(plan: &IncPlan) -> Result<serde_json::Value> {
-    let _ = plan;
-    Err(SqlError::internal("not built yet"))
+    let file = PlanFile {
+        version: plan.version,
+        output: plan.output.0,
+        read_order: plan.read_order.iter().map(SortFile::from).collect(),
+        nodes: plan.nodes.iter().map(NodeFile::encode).collect::<Result<_>>()?,
+    };
+    serde_json::to_value(file).map_err(|e| SqlError::internal(format!("plan cannot be encoded: {e}")))
 }
 
 /// Decodes what [`to_json`] wrote. Functions are found by name in `state`. An unknown version is an error.
 pub fn from_json(state: &SessionState, json: &serde_json::Value) -> Result<IncPlan> {
-    let _ = (state, json);
-    Err(SqlError::internal("not built yet"))
+    let version = json.get("version").and_then(serde_json::Value::as_u64);
+    if version != Some(u64::from(PLAN_VERSION)) {
+        let found = version.map_or("none".to_owned(), |v| v.to_string());
+        return Err(damaged(format!("the stored plan has version {found}, this program reads version {PLAN_VERSION}")));
+    }
+    let file = PlanFile::deserialize(json).map_err(|e| damaged(format!("the stored plan is damaged: {e}")))?;
+    let context = state.task_ctx();
+    let nodes: Vec<IncNode> = file.nodes.into_iter().map(|n| n.decode(&context)).collect::<Result<_>>()?;
+    for (i, node) in nodes.iter().enumerate() {
+        if node.inputs.iter().any(|n| n.0 as usize >= i) {
+            return Err(damaged("the stored plan's nodes are out of order"));
+        }
+    }
+    if file.output as usize >= nodes.len() {
+        return Err(damaged("the stored plan has no output"));
+    }
+    Ok(IncPlan {
+        version: file.version,
+        nodes,
+        output: NodeId(file.output),
+        read_order: file.read_order.into_iter().map(SortColumn::from).collect(),
+    })
+}
+
+fn damaged(message: impl Into<String>) -> SqlError {
+    SqlError::new(SqlState::DATA_CORRUPTED, message)
+}
+
+#[derive(Serialize, Deserialize)]
+struct PlanFile {
+    version: u32,
+    output: u32,
+    read_order: Vec<SortFile>,
+    nodes: Vec<NodeFile>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct NodeFile {
+    op: OpFile,
+    inputs: Vec<u32>,
+    schema: String,
+    append: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SortFile {
+    column: usize,
+    descending: bool,
+    nulls_first: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum OpFile {
+    Source { relation: RelationId, projection: Vec<usize> },
+    Values { rows: String },
+    Map { predicates: Vec<String>, exprs: Option<Vec<String>> },
+    RowMap { plan: String },
+    Union,
+    Distinct,
+    Join { kind: String, on: Vec<(usize, usize)>, residual: Option<String>, null_equals_null: bool },
+    Aggregate { keys: Vec<usize>, aggs: Vec<AggFile> },
+    TopN { partition: Vec<usize>, order: Vec<SortFile>, offset: u64, limit: u64, rank: bool },
+    Exchange { hash: Option<Vec<usize>> },
+    Recompute { plan: String, keys: Option<KeysFile>, reason: String },
+}
+
+#[derive(Serialize, Deserialize)]
+struct AggFile {
+    func: String,
+    arg: Option<usize>,
+    filter: Option<usize>,
+    distinct: bool,
+    /// A schema of one field of the type.
+    output: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeysFile {
+    inputs: Vec<Vec<usize>>,
+    output: Vec<usize>,
+}
+
+impl From<&SortColumn> for SortFile {
+    fn from(s: &SortColumn) -> Self {
+        Self { column: s.column, descending: s.descending, nulls_first: s.nulls_first }
+    }
+}
+
+impl From<SortFile> for SortColumn {
+    fn from(s: SortFile) -> Self {
+        Self { column: s.column, descending: s.descending, nulls_first: s.nulls_first }
+    }
+}
+
+const JOIN_KINDS: [(JoinKind, &str); 6] = [
+    (JoinKind::Inner, "inner"),
+    (JoinKind::Left, "left"),
+    (JoinKind::Right, "right"),
+    (JoinKind::Full, "full"),
+    (JoinKind::LeftSemi, "left_semi"),
+    (JoinKind::LeftAnti, "left_anti"),
+];
+
+const AGG_FUNCS: [(AggFunc, &str); 8] = [
+    (AggFunc::CountStar, "count_star"),
+    (AggFunc::Count, "count"),
+    (AggFunc::Sum, "sum"),
+    (AggFunc::Avg, "avg"),
+    (AggFunc::Min, "min"),
+    (AggFunc::Max, "max"),
+    (AggFunc::BoolAnd, "bool_and"),
+    (AggFunc::BoolOr, "bool_or"),
+];
+
+fn name_of<T: PartialEq>(table: &[(T, &str)], value: &T) -> Result<String> {
+    let found = table.iter().find(|(v, _)| v == value);
+    found.map(|(_, n)| (*n).to_owned()).ok_or_else(|| SqlError::internal("an enum value without a stored name"))
+}
+
+fn named<T: Copy>(table: &[(T, &str)], name: &str) -> Result<T> {
+    let found = table.iter().find(|(_, n)| *n == name);
+    found.map(|(v, _)| *v).ok_or_else(|| damaged(format!("the stored plan has an unknown \"{name}\"")))
+}
+
+impl NodeFile {
+    fn encode(node: &IncNode) -> Result<Self> {
+        let op = match &node.op {
+            IncOp::Source { relation, projection } => {
+                OpFile::Source { relation: *relation, projection: projection.clone() }
+            }
+            IncOp::Values { rows } => OpFile::Values { rows: ipc(&rows.schema(), Some(rows))? },
+            IncOp::Map { predicates, exprs } => OpFile::Map {
+                predicates: predicates.iter().map(expr_out).collect::<Result<_>>()?,
+                exprs: match exprs {
+                    Some(exprs) => Some(exprs.iter().map(expr_out).collect::<Result<_>>()?),
+                    None => None,
+                },
+            },
+            IncOp::RowMap { plan } => OpFile::RowMap { plan: plan_out(plan)? },
+            IncOp::Union => OpFile::Union,
+            IncOp::Distinct => OpFile::Distinct,
+            IncOp::Join { kind, on, residual, null_equals_null } => OpFile::Join {
+                kind: name_of(&JOIN_KINDS, kind)?,
+                on: on.clone(),
+                residual: residual.as_ref().map(expr_out).transpose()?,
+                null_equals_null: *null_equals_null,
+            },
+            IncOp::Aggregate { keys, aggs } => {
+                let one = |a: &AggCall| -> Result<AggFile> {
+                    let field = Field::new("output", a.output.clone(), true);
+                    Ok(AggFile {
+                        func: name_of(&AGG_FUNCS, &a.func)?,
+                        arg: a.arg,
+                        filter: a.filter,
+                        distinct: a.distinct,
+                        output: ipc(&Arc::new(Schema::new(vec![field])), None)?,
+                    })
+                };
+                OpFile::Aggregate { keys: keys.clone(), aggs: aggs.iter().map(one).collect::<Result<_>>()? }
+            }
+            IncOp::TopN { partition, order, offset, limit, rank } => OpFile::TopN {
+                partition: partition.clone(),
+                order: order.iter().map(SortFile::from).collect(),
+                offset: *offset,
+                limit: *limit,
+                rank: *rank,
+            },
+            IncOp::Exchange { distribution } => OpFile::Exchange {
+                hash: match distribution {
+                    Distribution::Hash(columns) => Some(columns.clone()),
+                    Distribution::Single => None,
+                },
+            },
+            IncOp::Recompute { plan, keys, reason } => OpFile::Recompute {
+                plan: plan_out(plan)?,
+                keys: keys.as_ref().map(|k| KeysFile { inputs: k.inputs.clone(), output: k.output.clone() }),
+                reason: reason.clone(),
+            },
+        };
+        Ok(Self {
+            op,
+            inputs: node.inputs.iter().map(|n| n.0).collect(),
+            schema: ipc(&node.schema, None)?,
+            append: node.kind == ChangelogKind::Append,
+        })
+    }
+
+    fn decode(self, context: &TaskContext) -> Result<IncNode> {
+        let exprs_in = |all: Vec<String>| all.iter().map(|e| expr_in(e, context)).collect::<Result<Vec<_>>>();
+        let op = match self.op {
+            OpFile::Source { relation, projection } => IncOp::Source { relation, projection },
+            OpFile::Values { rows } => {
+                let (_, rows) = ipc_in(&rows)?;
+                IncOp::Values { rows: rows.ok_or_else(|| damaged("constant rows are missing"))? }
+            }
+            OpFile::Map { predicates, exprs } => {
+                IncOp::Map { predicates: exprs_in(predicates)?, exprs: exprs.map(exprs_in).transpose()? }
+            }
+            OpFile::RowMap { plan } => IncOp::RowMap { plan: plan_in(&plan, context)? },
+            OpFile::Union => IncOp::Union,
+            OpFile::Distinct => IncOp::Distinct,
+            OpFile::Join { kind, on, residual, null_equals_null } => IncOp::Join {
+                kind: named(&JOIN_KINDS, &kind)?,
+                on,
+                residual: residual.map(|e| expr_in(&e, context)).transpose()?,
+                null_equals_null,
+            },
+            OpFile::Aggregate { keys, aggs } => {
+                let one = |a: AggFile| -> Result<AggCall> {
+                    let (schema, _) = ipc_in(&a.output)?;
+                    let output = match schema.fields().first() {
+                        Some(f) => f.data_type().clone(),
+                        None => DataType::Null,
+                    };
+                    Ok(AggCall {
+                        func: named(&AGG_FUNCS, &a.func)?,
+                        arg: a.arg,
+                        filter: a.filter,
+                        distinct: a.distinct,
+                        output,
+                    })
+                };
+                IncOp::Aggregate { keys, aggs: aggs.into_iter().map(one).collect::<Result<_>>()? }
+            }
+            OpFile::TopN { partition, order, offset, limit, rank } => {
+                IncOp::TopN { partition, order: order.into_iter().map(SortColumn::from).collect(), offset, limit, rank }
+            }
+            OpFile::Exchange { hash } => {
+                IncOp::Exchange { distribution: hash.map_or(Distribution::Single, Distribution::Hash) }
+            }
+            OpFile::Recompute { plan, keys, reason } => IncOp::Recompute {
+                plan: plan_in(&plan, context)?,
+                keys: keys.map(|k| RecomputeKeys { inputs: k.inputs, output: k.output }),
+                reason,
+            },
+        };
+        Ok(IncNode {
+            op,
+            inputs: self.inputs.into_iter().map(NodeId).collect(),
+            schema: ipc_in(&self.schema)?.0,
+            kind: if self.append { ChangelogKind::Append } else { ChangelogKind::Retract },
+        })
+    }
+}
+
+fn expr_out(e: &PlanExpr) -> Result<String> {
+    let bytes = e.expr.to_bytes().map_err(|e| cannot_store(&e))?;
+    Ok(hex(&bytes))
+}
+
+fn expr_in(text: &str, context: &TaskContext) -> Result<PlanExpr> {
+    let expr = Expr::from_bytes_with_ctx(&unhex(text)?, context).map_err(|e| cannot_read(&e))?;
+    Ok(PlanExpr { expr })
+}
+
+fn plan_out(plan: &StoredPlan) -> Result<String> {
+    let bytes = logical_plan_to_bytes_with_extension_codec(&plan.logical, &LeafCodec).map_err(|e| cannot_store(&e))?;
+    Ok(hex(&bytes))
+}
+
+fn plan_in(text: &str, context: &TaskContext) -> Result<StoredPlan> {
+    let logical = logical_plan_from_bytes_with_extension_codec(&unhex(text)?, context, &LeafCodec)
+        .map_err(|e| cannot_read(&e))?;
+    Ok(StoredPlan { logical })
+}
+
+fn cannot_store(e: &DataFusionError) -> SqlError {
+    SqlError::unsupported("the plan of this view cannot be stored").detail(e.strip_backtrace())
+}
+
+fn cannot_read(e: &DataFusionError) -> SqlError {
+    damaged("the stored plan of a view cannot be read").detail(e.strip_backtrace())
+}
+
+/// Placeholder leaves are tables without rows; their schema is in the scan.
+#[derive(Debug)]
+struct LeafCodec;
+
+impl LogicalExtensionCodec for LeafCodec {
+    fn try_decode(&self, _: &[u8], _: &[LogicalPlan], _: &TaskContext) -> DfResult<Extension> {
+        Err(DataFusionError::NotImplemented("extension nodes in a stored plan".into()))
+    }
+    fn try_encode(&self, _: &Extension, _: &mut Vec<u8>) -> DfResult<()> {
+        Err(DataFusionError::NotImplemented("extension nodes in a stored plan".into()))
+    }
+    fn try_decode_table_provider(
+        &self,
+        _: &[u8],
+        _: &TableReference,
+        schema: SchemaRef,
+        _: &TaskContext,
+    ) -> DfResult<Arc<dyn TableProvider>> {
+        Ok(Arc::new(EmptyTable::new(schema)))
+    }
+    fn try_encode_table_provider(
+        &self,
+        _: &TableReference,
+        _: Arc<dyn TableProvider>,
+        _: &mut Vec<u8>,
+    ) -> DfResult<()> {
+        Ok(())
+    }
+}
+
+fn ipc(schema: &SchemaRef, rows: Option<&RecordBatch>) -> Result<String> {
+    let mut bytes = Vec::new();
+    let mut write = || -> std::result::Result<(), arrow::error::ArrowError> {
+        let mut writer = StreamWriter::try_new(&mut bytes, schema)?;
+        if let Some(rows) = rows {
+            writer.write(rows)?;
+        }
+        writer.finish()
+    };
+    write().map_err(|e| SqlError::internal(format!("schema cannot be encoded: {e}")))?;
+    Ok(hex(&bytes))
+}
+
+fn ipc_in(text: &str) -> Result<(SchemaRef, Option<RecordBatch>)> {
+    let bytes = unhex(text)?;
+    let bad = |e: arrow::error::ArrowError| damaged(format!("the stored plan is damaged: {e}"));
+    let mut reader = StreamReader::try_new(bytes.as_slice(), None).map_err(bad)?;
+    let schema = reader.schema();
+    let rows = reader.next().transpose().map_err(bad)?;
+    Ok((schema, rows))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: [u8; 16] = *b"0123456789abcdef";
+    bytes.iter().flat_map(|b| [b >> 4, b & 15]).map(|d| char::from(DIGITS[usize::from(d)])).collect()
+}
+
+fn unhex(text: &str) -> Result<Vec<u8>> {
+    let digit =
+        |c: u8| char::from(c).to_digit(16).map(|d| d as u8).ok_or_else(|| damaged("the stored plan is damaged"));
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if !rest.is_empty() {
+        return Err(damaged("the stored plan is damaged"));
+    }
+    pairs.iter().map(|[a, b]| Ok(digit(*a)? << 4 | digit(*b)?)).collect()
 }

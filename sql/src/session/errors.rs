@@ -93,7 +93,7 @@ fn plan_error(message: &str, text: &str, relations: &[String]) -> SqlError {
     if let Some(name) = between(&message, "Invalid function '", "'") {
         let mut out = SqlError::new(SqlState::UNDEFINED_FUNCTION, format!("function {name} does not exist"));
         if let Some(near) =
-            between(&message, "Did you mean '", "'").filter(|n| edit_distance(n, name) <= 1 + n.len() / 3)
+            between(&message, "Did you mean '", "'").filter(|n| nearest(name, [*n].into_iter()).is_some())
         {
             out = out.hint(format!("Perhaps you meant {near}."));
         }
@@ -102,6 +102,11 @@ fn plan_error(message: &str, text: &str, relations: &[String]) -> SqlError {
     if let Some(name) = between(&message, "Table function '", "' not found") {
         let out = SqlError::new(SqlState::UNDEFINED_FUNCTION, format!("table function {name} does not exist"));
         return place(out, text, name);
+    }
+    if let Some(name) = between(&message, "column \"", "\" must appear in the GROUP BY clause") {
+        let message =
+            format!("column \"{name}\" must appear in the GROUP BY clause or be used in an aggregate function");
+        return place(SqlError::new(SqlState::GROUPING_ERROR, message), text, name.rsplit('.').next().unwrap_or(name));
     }
     let code = if lower.contains("group by") || lower.contains("must appear in") || lower.contains("nested aggregate") {
         SqlState::GROUPING_ERROR

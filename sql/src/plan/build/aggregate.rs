@@ -52,7 +52,8 @@ impl Builder<'_> {
                 return recompute(format!("aggregate {:?} of {shown}", agg.func).to_lowercase());
             }
         }
-        let input = self.map(input, Vec::new(), Some(columns), mapped)?;
+        // `count(*)` alone reads no column: any row will do as it is.
+        let input = if columns.is_empty() { input } else { self.map(input, Vec::new(), Some(columns), mapped)? };
         let schema = arrow_schema(&a.schema);
         if aggs.is_empty() && !keys.is_empty() {
             let distinct = self.distinct(input);
@@ -75,10 +76,8 @@ impl Builder<'_> {
         }
         let keys = positional_all(&a.group_expr, a.input.schema())?;
         let input = self.plan(&a.input)?;
-        let width = self.width(input);
         let (input, keys) = self.with_columns(input, &keys)?;
-        let extra = self.width(input) - width;
-        let stored = self.over_leaf(plan, &a.input, extra, input)?;
+        let stored = self.over_leaf(plan, &a.input, input)?;
         let keys = RecomputeKeys { output: (0..keys.len()).collect(), inputs: vec![keys] };
         Ok(Some(self.add_recompute(plan, stored, vec![input], Some(keys), reason.to_owned())))
     }

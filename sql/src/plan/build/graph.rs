@@ -1,14 +1,17 @@
 //! Adding nodes: hash-consing, fusing of maps, exchanges, changelog kinds.
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::{Expr, lit};
 
 use super::{
     Builder, ChangelogKind, Distribution, Fail, IncNode, IncOp, IncPlan, NodeId, PlanExpr, Planned, SqlError, nullable,
 };
 use crate::plan::{JoinKind, PLAN_VERSION, SortColumn};
 use crate::session::from_datafusion;
+
+/// The column of a row that needs none.
+pub(super) const ROW: &str = "__row";
 
 impl Builder<'_> {
     pub(super) fn node(&self, id: NodeId) -> &IncNode {
@@ -138,6 +141,14 @@ impl Builder<'_> {
         schema: SchemaRef,
     ) -> Planned {
         let input_schema = self.schema(input);
+        // A batch without columns is a source of mistakes: where a query needs none, a constant stands in.
+        let (exprs, schema) = match exprs {
+            Some(e) if e.is_empty() => {
+                let row = Field::new(ROW, arrow::datatypes::DataType::Boolean, true);
+                (Some(vec![PlanExpr { expr: lit(true) }]), SchemaRef::new(Schema::new(vec![row])))
+            }
+            other => (other, schema),
+        };
         for e in predicates.iter().chain(exprs.iter().flatten()) {
             e.compile(&input_schema).map_err(|e| Fail::Error(from_datafusion(e)))?;
         }
@@ -263,7 +274,7 @@ impl Builder<'_> {
         for (i, e) in exprs.iter().enumerate() {
             let data_type = e.compile(&schema)?.data_type(&positions)?;
             let name = name(i).unwrap_or_else(|| format!("k{i}"));
-            fields.push(arrow::datatypes::Field::new(name, data_type, true));
+            fields.push(Field::new(name, data_type, true));
         }
         Ok(SchemaRef::new(Schema::new(fields)))
     }

@@ -1,8 +1,8 @@
 //! Operators without a native form: DataFusion runs them over natively maintained inputs.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::datatypes::Schema;
 use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema};
@@ -14,19 +14,18 @@ use super::{Builder, Fail, IncOp, NodeId, Planned, SqlError, arrow_schema};
 use crate::plan::expr::positional_schema;
 use crate::plan::{RecomputeKeys, StoredPlan};
 
-/// The table that stands for input `i` in a stored plan, with the qualified column names of `schema`; and its scan.
-/// The table's columns are `c0, c1, ..`: names of a query's columns need not be unique, those of a table must be.
-pub(super) fn leaf(i: usize, schema: &DFSchema) -> Planned<(LogicalPlan, String)> {
+/// The table that stands for input `i` in a stored plan, with the qualified column names of `schema`. The table's
+/// columns are those of the node (`types`), which may be more than `schema` has; they are named `c0, c1, ..`, because
+/// names of a query's columns need not be unique and those of a table must be.
+pub(super) fn leaf(i: usize, schema: &DFSchema, types: &Schema) -> Planned<LogicalPlan> {
     let table = format!("t{i}");
-    let source = provider_as_source(Arc::new(EmptyTable::new(positional_schema(&arrow_schema(schema)))));
+    let source = provider_as_source(Arc::new(EmptyTable::new(positional_schema(types))));
     let scan = LogicalPlanBuilder::scan(table.as_str(), source, None)?;
     let names = schema.iter().enumerate().map(|(c, (qualifier, field))| {
         let column = Expr::Column(Column::new(Some(table.as_str()), format!("c{c}")));
         column.alias_qualified(qualifier.cloned(), field.name())
     });
-    let names: Vec<Expr> = names.collect();
-    let plan = if names.is_empty() { scan.build()? } else { scan.project(names)?.build()? };
-    Ok((plan, table))
+    Ok(scan.project(names.collect::<Vec<_>>())?.build()?)
 }
 
 impl Builder<'_> {
@@ -49,8 +48,9 @@ impl Builder<'_> {
         let mut inputs = Vec::new();
         let mut leaves = Vec::new();
         for child in plan.inputs() {
-            inputs.push(self.plan(child)?);
-            leaves.push(leaf(leaves.len(), child.schema())?.0);
+            let id = self.plan(child)?;
+            leaves.push(leaf(leaves.len(), child.schema(), &self.schema(id))?);
+            inputs.push(id);
         }
         let stored = plan.with_new_exprs(plan.expressions(), leaves)?;
         let stored = self.subquery_leaves(stored, &mut inputs)?;
@@ -67,7 +67,7 @@ impl Builder<'_> {
                     .into());
             }
             let id = self.plan(&s.subquery)?;
-            let (leaf, _) = leaf(inputs.len(), s.subquery.schema())?;
+            let leaf = leaf(inputs.len(), s.subquery.schema(), &self.schema(id))?;
             inputs.push(id);
             Ok(s.with_plan(Arc::new(leaf)))
         };
@@ -105,7 +105,8 @@ impl Builder<'_> {
             if self.relations.resolve(&scan.table_name).is_none() {
                 return Ok(Transformed::no(node)); // the working table of a recursion
             }
-            match self.scan(scan).and_then(|id| Ok((id, leaf(inputs.len(), &scan.projected_schema)?.0))) {
+            let planned = self.scan(scan);
+            match planned.and_then(|id| Ok((id, leaf(inputs.len(), &scan.projected_schema, &self.schema(id))?))) {
                 Ok((id, leaf)) => {
                     inputs.push(id);
                     Ok(Transformed::new(leaf, true, TreeNodeRecursion::Jump))
@@ -144,28 +145,9 @@ impl Builder<'_> {
         self.add(IncOp::Recompute { plan: StoredPlan { logical: stored }, keys, reason }, inputs, schema)
     }
 
-    /// The operator over one leaf that also has the columns `extra` (which it does not read).
-    pub(super) fn over_leaf(
-        &self,
-        plan: &LogicalPlan,
-        input: &LogicalPlan,
-        extra: usize,
-        id: NodeId,
-    ) -> Planned<LogicalPlan> {
-        let names = self.schema(id);
-        let width = input.schema().fields().len();
-        let mut fields: Vec<_> = input.schema().iter().map(|(q, f)| (q.cloned(), Arc::clone(f))).collect();
-        for i in width..width + extra {
-            let field = arrow::datatypes::Field::clone(names.field(i)).with_name(format!("__key{i}"));
-            fields.push((None, Arc::new(field)));
-        }
-        let schema = DFSchema::new_with_metadata(fields, HashMap::new())?;
-        let (with_keys, _) = leaf(0, &schema)?;
-        let columns: Vec<Expr> = input.schema().columns().into_iter().map(Expr::Column).collect();
-        let leaf = match extra {
-            0 => with_keys,
-            _ => LogicalPlanBuilder::from(with_keys).project(columns)?.build()?,
-        };
+    /// The operator over one leaf, which may have more columns than the operator reads.
+    pub(super) fn over_leaf(&self, plan: &LogicalPlan, input: &LogicalPlan, id: NodeId) -> Planned<LogicalPlan> {
+        let leaf = leaf(0, input.schema(), &self.schema(id))?;
         Ok(plan.with_new_exprs(plan.expressions(), vec![leaf])?)
     }
 }

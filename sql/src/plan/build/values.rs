@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::create_physical_expr;
 
+use super::graph::ROW;
 use super::{Builder, IncOp, Planned, SqlError, arrow_schema, positional};
 
 impl Builder<'_> {
@@ -33,6 +35,11 @@ impl Builder<'_> {
                 false => ScalarValue::iter_to_array(cells)?,
             };
             columns.push(array);
+        }
+        let mut schema = schema;
+        if columns.is_empty() {
+            schema = Arc::new(Schema::new(vec![Field::new(ROW, DataType::Boolean, true)]));
+            columns.push(Arc::new(BooleanArray::from(vec![true; rows])));
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let rows = RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)

@@ -1,5 +1,8 @@
 //! Window functions: `row_number() <= n` is a top-N, all others are recomputed by partition.
 
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::logical_expr::expr::WindowFunctionDefinition;
 use datafusion::logical_expr::logical_plan::{Filter, Window};
 use datafusion::logical_expr::utils::split_conjunction;
@@ -11,6 +14,12 @@ use crate::plan::RecomputeKeys;
 impl Builder<'_> {
     /// A filter that keeps the first rows of each partition, if that is what it is.
     pub(super) fn filtered_row_number(&mut self, filter: &Filter) -> Planned<Option<NodeId>> {
+        if let Some(inner) = below_projection(filter)? {
+            let LogicalPlan::Projection(p) = filter.input.as_ref() else { return Ok(None) };
+            let Some(top) = self.filtered_row_number(&inner)? else { return Ok(None) };
+            let exprs = positional_all(&p.expr, p.input.schema())?;
+            return Ok(Some(self.map(top, Vec::new(), Some(exprs), arrow_schema(&p.schema))?));
+        }
         let LogicalPlan::Window(window) = filter.input.as_ref() else { return Ok(None) };
         let [expr] = window.window_expr.as_slice() else { return Ok(None) };
         let Expr::WindowFunction(f) = expr.clone().unalias() else { return Ok(None) };
@@ -18,7 +27,7 @@ impl Builder<'_> {
         if function.name() != "row_number" || f.params.filter.is_some() {
             return Ok(None);
         }
-        let rank = window.input.schema().fields().len();
+        let rank = window.input.schema().fields().len(); // the row number's column
         let bounds = split_conjunction(&filter.predicate).into_iter().filter_map(|e| upper_bound(e, window, rank));
         let Some(limit) = bounds.min() else { return Ok(None) };
         let partition = positional_all(&f.params.partition_by, window.input.schema())?;
@@ -72,11 +81,25 @@ impl Builder<'_> {
         }
         let key = shared.unwrap_or_default();
         let input = self.plan(&window.input)?;
-        let stored = self.over_leaf(plan, &window.input, 0, input)?;
+        let stored = self.over_leaf(plan, &window.input, input)?;
         let keys = (!key.is_empty()).then(|| RecomputeKeys { inputs: vec![key.clone()], output: key });
         let reason = format!("{reason} {}", names.join(", "));
         Ok(Some(self.add_recompute(plan, stored, vec![input], keys, reason)))
     }
+}
+
+/// The filter of a projection of a window's columns as a filter below that projection.
+fn below_projection(filter: &Filter) -> Planned<Option<Filter>> {
+    let LogicalPlan::Projection(p) = filter.input.as_ref() else { return Ok(None) };
+    let plain = p.expr.iter().all(|e| matches!(e.clone().unalias(), Expr::Column(_)));
+    if !plain || !matches!(p.input.as_ref(), LogicalPlan::Window(_)) {
+        return Ok(None);
+    }
+    let predicate = filter.predicate.clone().transform_up(|e| match &e {
+        Expr::Column(c) => Ok(Transformed::yes(p.expr[p.schema.index_of_column(c)?].clone().unalias())),
+        _ => Ok(Transformed::no(e)),
+    })?;
+    Ok(Some(Filter::try_new(predicate.data, Arc::clone(&p.input))?))
 }
 
 /// `n` of `rank <= n` and its like.
