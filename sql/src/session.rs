@@ -2,7 +2,11 @@
 //! both always agree.
 
 mod errors;
+mod unsupported;
 mod window_tvf;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -71,8 +75,11 @@ pub fn session_state_for_views() -> SessionState {
 pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) -> Result<LogicalPlan> {
     let mut query = query.clone();
     window_tvf::rewrite(&mut query, text)?;
+    unsupported::check_syntax(&query)?;
     let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
-    state.statement_to_plan(statement).await.map_err(|e| from_datafusion_in(e, text, &names(state)))
+    let plan = state.statement_to_plan(statement).await.map_err(|e| from_datafusion_in(e, text, &names(state)))?;
+    unsupported::check_plan(&plan)?;
+    Ok(plan)
 }
 
 /// Names of relations a user could have meant.
