@@ -6,8 +6,10 @@
 pub mod error;
 pub mod file;
 pub mod format;
+pub mod instant;
 pub mod kafka;
 pub mod nexmark;
+pub mod options;
 pub mod source;
 pub mod store;
 

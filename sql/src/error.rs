@@ -43,6 +43,8 @@ impl SqlState {
     pub const UNIQUE_VIOLATION: Self = Self("23505");
     /// A column reference that could mean two things.
     pub const AMBIGUOUS_COLUMN: Self = Self("42702");
+    /// A relation that is defined in a contradictory way.
+    pub const INVALID_TABLE_DEFINITION: Self = Self("42P16");
     /// Ungrouped column and the like.
     pub const GROUPING_ERROR: Self = Self("42803");
     /// Other objects depend on this one.

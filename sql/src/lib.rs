@@ -8,10 +8,13 @@
 
 pub mod error;
 pub mod functions;
+pub mod limits;
 pub mod optimize;
 pub mod parse;
 pub mod plan;
 pub mod session;
+pub mod span;
 pub mod statement;
+pub mod types;
 
 pub use error::{SqlError, SqlState};

@@ -72,7 +72,7 @@ pub struct CreateStream {
     pub if_not_exists: bool,
     /// OR REPLACE.
     pub or_replace: bool,
-    /// Empty means: infer from the data (`(*)` or no list).
+    /// Empty, or nothing but metadata (`INCLUDE ..`), means: infer the rest from the data (`(*)` or no list).
     pub columns: Vec<ColumnDef>,
     /// PRIMARY KEY (..).
     pub primary_key: Vec<String>,
@@ -216,6 +216,8 @@ pub enum ExplainMode {
 }
 
 /// Any statement.
+// One statement exists at a time: its size does not matter, and patterns without boxes read better.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
 pub enum Statement {
     /// CREATE STREAM | SOURCE.

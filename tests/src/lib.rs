@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Helpers of the whole-system tests, and the scripts that start real services.
+
+pub mod kafka;

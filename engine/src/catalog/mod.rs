@@ -1,1 +1,201 @@
-//! catalog
+//! What exists, who depends on whom, and how it is stored.
+//!
+//! The catalog is a value: DDL makes a new one, and it becomes true when the manifest that contains it is durable. Any
+//! process can build the same sessions and plans from the same catalog.
+
+pub mod codec;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use millstream_connectors::Positions;
+use millstream_sql::plan::{ChangelogKind, IncPlan, RelationId};
+use millstream_sql::statement::{ObjectKind, ObjectName};
+
+use crate::error::{Error, Result, SqlState};
+
+/// Schema of system relations.
+pub const SYSTEM_SCHEMA: &str = "ms";
+/// Schema of user relations.
+pub const USER_SCHEMA: &str = "public";
+/// Schema of views that live as long as a subscription; never stored.
+pub const TEMP_SCHEMA: &str = "ms_temp";
+/// `ms.errors`, where poison records go.
+pub const ERRORS_ID: RelationId = RelationId(1);
+/// Ids below are reserved for system relations.
+pub const FIRST_USER_ID: u64 = 100;
+
+/// How a computed column is made.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Generated {
+    /// Column name.
+    pub name: String,
+    /// SQL expression over the other columns.
+    pub expr: String,
+}
+
+/// What kind of relation, with what only that kind has.
+#[derive(Debug, Clone)]
+pub enum Body {
+    /// A stream over a connector: nothing is stored, the origin can be read again.
+    Connector {
+        /// `WITH` options.
+        options: BTreeMap<String, String>,
+        /// Where readers start, resolved at CREATE.
+        start: Positions,
+        /// Columns the format decodes; others are computed.
+        physical: SchemaRef,
+        /// (name, key) of metadata columns.
+        metadata: Vec<(String, String)>,
+        /// Computed columns.
+        generated: Vec<Generated>,
+    },
+    /// A table, or (append only) a native stream: rows live here.
+    Table {
+        /// INSERT only.
+        append_only: bool,
+        /// DEFAULT expressions, by column.
+        defaults: BTreeMap<String, String>,
+    },
+    /// A named query.
+    View {
+        /// Its text.
+        query: String,
+        /// New names for the columns, or empty.
+        columns: Vec<String>,
+    },
+    /// A maintained query.
+    MaterializedView {
+        /// Its text.
+        query: String,
+        /// The plan it is maintained by.
+        plan: Arc<IncPlan>,
+    },
+}
+
+/// A relation of the catalog.
+#[derive(Debug, Clone)]
+pub struct Relation {
+    /// Never reused.
+    pub id: RelationId,
+    /// `public` or `ms`.
+    pub schema_name: String,
+    /// Name.
+    pub name: String,
+    /// Columns.
+    pub schema: SchemaRef,
+    /// Positions of the primary key.
+    pub primary_key: Vec<usize>,
+    /// Statement that made it.
+    pub definition: String,
+    /// Relations it reads directly.
+    pub inputs: Vec<RelationId>,
+    /// The rest.
+    pub body: Body,
+}
+
+impl Relation {
+    /// Its kind in SQL.
+    pub fn kind(&self) -> ObjectKind {
+        match &self.body {
+            Body::Connector { .. } | Body::Table { append_only: true, .. } => ObjectKind::Stream,
+            Body::Table { .. } => ObjectKind::Table,
+            Body::View { .. } => ObjectKind::View,
+            Body::MaterializedView { .. } => ObjectKind::MaterializedView,
+        }
+    }
+    /// What changes it may have.
+    pub fn changelog(&self) -> ChangelogKind {
+        match &self.body {
+            Body::Connector { .. } | Body::Table { append_only: true, .. } => ChangelogKind::Append,
+            Body::Table { .. } | Body::View { .. } => ChangelogKind::Retract,
+            Body::MaterializedView { plan, .. } => plan.node(plan.output).kind,
+        }
+    }
+    /// `schema.name`, or the name alone in the user schema.
+    pub fn display_name(&self) -> String {
+        if self.schema_name == USER_SCHEMA { self.name.clone() } else { format!("{}.{}", self.schema_name, self.name) }
+    }
+}
+
+/// All relations.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    /// Grows with every change.
+    pub version: u64,
+    /// Next free id.
+    pub next_id: u64,
+    /// By id, hence in order of creation.
+    pub relations: BTreeMap<RelationId, Arc<Relation>>,
+}
+
+impl Default for Catalog {
+    fn default() -> Self {
+        Self { version: 0, next_id: FIRST_USER_ID, relations: BTreeMap::new() }
+    }
+}
+
+impl Catalog {
+    /// Finds a relation; unqualified names are looked for in `public`, then `ms`.
+    pub fn find(&self, schema: Option<&str>, name: &str) -> Option<&Arc<Relation>> {
+        let in_schema = |s: &str| self.relations.values().find(|r| r.schema_name == s && r.name == name);
+        match schema {
+            Some(s) => in_schema(s),
+            None => in_schema(USER_SCHEMA),
+        }
+    }
+    /// Like [`Self::find`], with an error that suggests the nearest name.
+    pub fn get(&self, name: &ObjectName) -> Result<&Arc<Relation>> {
+        self.find(name.schema.as_deref(), &name.name).ok_or_else(|| {
+            let e = Error::new(SqlState::UNDEFINED_TABLE, format!("relation \"{name}\" does not exist"));
+            let near = self
+                .relations
+                .values()
+                .map(|r| (edit_distance(&r.name, &name.name), r))
+                .filter(|(d, r)| *d <= 1 + r.name.len() / 4)
+                .min_by_key(|(d, _)| *d);
+            match near {
+                Some((_, r)) => e.hint(format!("Did you mean \"{}\"?", r.display_name())),
+                None => e,
+            }
+        })
+    }
+    /// Relations that read this one directly.
+    pub fn dependents(&self, id: RelationId) -> Vec<Arc<Relation>> {
+        self.relations.values().filter(|r| r.inputs.contains(&id)).cloned().collect()
+    }
+    /// Takes the next id.
+    pub fn allocate(&mut self) -> RelationId {
+        let id = RelationId(self.next_id);
+        self.next_id += 1;
+        id
+    }
+    /// Adds a relation.
+    pub fn insert(&mut self, relation: Relation) {
+        self.version += 1;
+        self.relations.insert(relation.id, Arc::new(relation));
+    }
+    /// Removes a relation.
+    pub fn remove(&mut self, id: RelationId) {
+        self.version += 1;
+        self.relations.remove(&id);
+    }
+}
+
+/// Levenshtein distance, for "did you mean".
+pub fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut previous = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let cost = usize::from(ca != *cb);
+            let next = (previous + cost).min(row[j] + 1).min(row[j + 1] + 1);
+            previous = row[j + 1];
+            row[j + 1] = next;
+        }
+    }
+    row[b.len()]
+}

@@ -1,35 +1,404 @@
-//! The coordinator (being built).
-use crate::api::{Engine, EngineOptions, Metric, RelationInfo, Subscription};
-use crate::error::{Error, Result};
-use crate::time::Epoch;
-use arrow::array::RecordBatch;
+//! The coordinator: epochs, frontiers, cuts and holds.
+//!
+//! All its state is one value behind one lock, held for microseconds: `State`. Every change of it ends with
+//! [`EngineInner::advance`], which seals an epoch if that is due and starts every tick that can start. Ticks run on the
+//! compute pool without the lock.
+//!
+//! * An *epoch* is sealed when input is pending and some group is idle, so an idle system makes none and a busy one
+//!   makes larger ones.
+//! * A *group* is one view, or several connected by views on views; its jobs tick together over `(frontier, to]`.
+//! * A *cut* is an epoch at which every group must end a tick. Readers of several relations, checkpoints and DDL ask for
+//!   one; that is how one epoch exists in all views although each ticks at its own pace.
+//! * A *hold* keeps the versions of an epoch readable.
+
+mod backfill;
+mod checkpoint;
+mod ingest;
+mod introspect;
+mod recover;
+mod seal;
+mod subscribe;
+mod tick;
+mod write;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::execution::SessionState;
+use millstream_connectors::{Positions, Source, SourceChunk};
+use millstream_sql::plan::RelationId;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::{mpsc, watch};
+
+use crate::api::{Engine, EngineOptions};
+use crate::catalog::Catalog;
+use crate::ckpt::CheckpointStore;
+use crate::error::{Error, Result, SqlState};
+use crate::job::JobRunner;
+use crate::job::output::{OutputSnapshot, OutputStore};
+use crate::ops::ErrorSet;
+use crate::time::{Epoch, Timestamp};
+use crate::zset::ZBatch;
+
+pub(crate) use backfill::{CutGuard, create_view, drop_relations, wait_for_frontier, wait_for_positions};
+pub(crate) use checkpoint::{checkpoint, persist_catalog};
+pub(crate) use ingest::{IngestMap, ingest_exprs, open_relation_source};
+pub(crate) use introspect::{SYSTEM_TABLES, catalog_version, metrics, relations, system_table};
+pub(crate) use recover::{new_relation, open};
+pub(crate) use subscribe::{subscribe, subscribe_id};
+pub(crate) use write::{insert, write};
+
+/// Deltas kept for a lagging reader before ingestion of the relation waits.
+const HUB_BYTES_MAX: usize = 256 << 20;
+/// A group's tick takes at most about this many rows.
+const TICK_ROWS_MAX: usize = 1 << 20;
+/// Decoded rows that may wait for a seal, per stream.
+const BUFFER_ROWS_MAX: usize = 256 * 1024;
+
 /// Everything an engine owns.
-pub struct EngineInner {}
-pub(crate) async fn open(_o: EngineOptions) -> Result<Engine> {
-    Ok(Engine { inner: Arc::new(EngineInner {}) })
+pub struct EngineInner {
+    pub(crate) options: EngineOptions,
+    pub(crate) workers: usize,
+    pub(crate) state: Mutex<State>,
+    /// Counts changes of `state`; waiters re-check their condition.
+    pub(crate) changed: watch::Sender<u64>,
+    pub(crate) pool: rayon::ThreadPool,
+    pub(crate) tasks: tokio::runtime::Handle,
+    runtime: Mutex<Option<tokio::runtime::Runtime>>,
+    pub(crate) store: CheckpointStore,
+    wal: Arc<crate::ckpt::Wal>,
+    pub(crate) wal_queue: mpsc::Sender<write::WalRequest>,
+    /// One DDL at a time.
+    pub(crate) ddl: tokio::sync::Mutex<()>,
+    /// The set of groups does not change while a checkpoint collects their state.
+    structure: tokio::sync::Mutex<()>,
+    /// Checkpoint uploads and the manifest chain.
+    writer: tokio::sync::Mutex<checkpoint::Writer>,
+    /// Functions, rules and options of every session; no tables.
+    pub(crate) session_template: SessionState,
+    failed: watch::Sender<Option<Error>>,
+    /// One change at a time of a table where the change depends on its rows.
+    pub(crate) table_locks: Mutex<HashMap<RelationId, Arc<tokio::sync::Mutex<()>>>>,
 }
-pub(crate) async fn insert(_i: &Arc<EngineInner>, _r: &str, _b: RecordBatch) -> Result<Epoch> {
-    Err(Error::internal("not built yet"))
+
+/// One sealed set of changes of a relation.
+#[derive(Clone)]
+pub(crate) struct DeltaEntry {
+    pub epoch: Epoch,
+    pub batches: Vec<ZBatch>,
+    bytes: usize,
 }
-pub(crate) async fn subscribe(_i: &Arc<EngineInner>, _r: &str, _s: bool) -> Result<Subscription> {
-    Err(Error::internal("not built yet"))
+
+/// A readable version of a relation.
+#[derive(Clone)]
+pub(crate) struct Version {
+    pub shards: Vec<OutputSnapshot>,
+    pub errors: Arc<ErrorSet>,
 }
-pub(crate) async fn checkpoint(_i: &Arc<EngineInner>) -> Result<()> {
-    Err(Error::internal("not built yet"))
+
+/// A relation at run time: its hub, its versions, its rows if they live here, its source if it has one.
+pub(crate) struct RelationRt {
+    pub schema: SchemaRef,
+    /// Deltas some reader has not passed yet, oldest first.
+    deltas: VecDeque<DeltaEntry>,
+    delta_bytes: usize,
+    /// The last epoch this relation is known for.
+    pub frontier: Epoch,
+    /// Versions by epoch: the newest, and those a hold needs.
+    pub published: BTreeMap<Epoch, Arc<Version>>,
+    /// Rows of a table or native stream.
+    store: Option<OutputStore>,
+    pub source: Option<SourceRt>,
+    /// Why this view is quarantined.
+    pub quarantined: Option<String>,
+    /// A view: its frontier follows its own ticks. Base relations follow the sealed epoch.
+    derived: bool,
+    /// True while a new view reads history.
+    pub backfilling: bool,
+    pub counters: Counters,
 }
-pub(crate) async fn shutdown(_i: &Arc<EngineInner>) -> Result<()> {
-    Ok(())
+
+/// Totals since the process started.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Counters {
+    pub rows_in: u64,
+    pub rows_out: u64,
+    pub ticks: u64,
+    pub busy_us: u64,
+    pub state_rows: usize,
+    pub state_bytes: usize,
 }
-pub(crate) async fn failed(_i: &Arc<EngineInner>) -> Error {
-    std::future::pending().await
+
+/// A connector stream at run time.
+pub(crate) struct SourceRt {
+    pub source: Option<Arc<dyn Source>>,
+    /// Positions at the last sealed epoch.
+    pub positions: Positions,
+    buffer: VecDeque<Ingested>,
+    buffer_rows: usize,
+    /// Views that read it; readers run while there are any.
+    readers: usize,
+    tasks: Vec<tokio::task::AbortHandle>,
+    /// A bounded source has delivered everything.
+    pub ended: bool,
+    ended_readers: usize,
+    /// `running`, or what is wrong.
+    pub status: String,
+    pub rows: u64,
+    pub bytes: u64,
+    pub bad: u64,
+    pub high_watermarks: Positions,
 }
-pub(crate) fn metrics(_i: &Arc<EngineInner>) -> Vec<Metric> {
-    Vec::new()
+
+/// A decoded chunk with the stream's own columns.
+struct Ingested {
+    chunk: SourceChunk,
+    batch: ZBatch,
 }
-pub(crate) fn relations(_i: &Arc<EngineInner>) -> Vec<RelationInfo> {
-    Vec::new()
+
+/// Identity of a group.
+pub(crate) type GroupId = u64;
+
+/// Views that tick together.
+pub(crate) struct Group {
+    /// In topological order.
+    pub jobs: Vec<RelationId>,
+    /// Base relations any of them reads.
+    inputs: BTreeSet<RelationId>,
+    pub frontier: Epoch,
+    running: bool,
+    /// Do not tick beyond this epoch.
+    parked_at: Option<Epoch>,
+    /// Taken out while running.
+    runner: Option<GroupRunner>,
 }
-pub(crate) fn catalog_version(_i: &Arc<EngineInner>) -> u64 {
-    0
+
+/// The mutable half of a group, owned by whoever runs it.
+pub(crate) struct GroupRunner {
+    pub jobs: Vec<(RelationId, JobRunner)>,
+}
+
+/// A client write that is durable and waits for its epoch.
+pub(crate) struct PendingWrite {
+    relation: RelationId,
+    batch: ZBatch,
+    wal_seq: u64,
+}
+
+/// A reader's place in some hubs.
+pub(crate) struct Cursor {
+    pub relations: BTreeSet<RelationId>,
+    pub epoch: Epoch,
+    /// The hub grew beyond its budget and this reader was cut off.
+    pub lost: bool,
+    /// Subscribers may be cut off; a view being built may not.
+    may_lose: bool,
+}
+
+/// The coordinator's state.
+pub(crate) struct State {
+    pub catalog: Arc<Catalog>,
+    pub sealed: Epoch,
+    pub clock: Timestamp,
+    pub wal_seq: u64,
+    pub relations: HashMap<RelationId, RelationRt>,
+    pub groups: BTreeMap<GroupId, Group>,
+    next_group: GroupId,
+    writes: Vec<PendingWrite>,
+    pub cuts: BTreeMap<Epoch, usize>,
+    pub holds: BTreeMap<Epoch, usize>,
+    pub cursors: BTreeMap<u64, Cursor>,
+    next_cursor: u64,
+    /// The epoch at which groups freeze, and what they have frozen.
+    collecting: Option<checkpoint::Collecting>,
+    /// No new epochs from sources.
+    stopping: bool,
+    last_seal: Option<std::time::Instant>,
+    seal_timer: bool,
+    pub checkpoints: u64,
+    pub last_checkpoint: Epoch,
+}
+
+impl EngineInner {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Seals and schedules whatever is due, then tells the waiters. Call after every change, still under the lock.
+    pub(crate) fn advance(self: &Arc<Self>, st: &mut State) {
+        while self.seal_if_due(st) {
+            self.schedule(st);
+        }
+        self.schedule(st);
+        self.changed.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    /// Waits until `condition` holds, checking after every change.
+    pub(crate) async fn wait<T>(
+        self: &Arc<Self>,
+        mut condition: impl FnMut(&mut State) -> Option<Result<T>>,
+    ) -> Result<T> {
+        let mut changes = self.changed.subscribe();
+        let mut failure = self.failed.subscribe();
+        loop {
+            if let Some(done) = condition(&mut self.lock()) {
+                return done;
+            }
+            tokio::select! {
+                r = changes.changed() => {
+                    if r.is_err() {
+                        return Err(Error::new(SqlState::ADMIN_SHUTDOWN, "the engine is stopping"));
+                    }
+                }
+                r = failure.wait_for(Option::is_some) => {
+                    let stopped = || Error::new(SqlState::ADMIN_SHUTDOWN, "the engine is stopping");
+                    return Err(r.ok().and_then(|f| f.clone()).unwrap_or_else(stopped));
+                }
+            }
+        }
+    }
+
+    /// The engine cannot go on: everyone who waits gets the error.
+    pub(crate) fn fail(&self, error: Error) {
+        tracing::error!(code = error.code.0, "engine stopped: {}", error.message);
+        self.failed.send_if_modified(|f| {
+            let first = f.is_none();
+            if first {
+                *f = Some(error);
+            }
+            first
+        });
+    }
+
+    /// The failure, if there is one.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.failed.borrow().clone()
+    }
+}
+
+impl State {
+    pub(crate) fn relation(&self, id: RelationId) -> Result<&RelationRt> {
+        self.relations.get(&id).ok_or_else(|| Error::new(SqlState::UNDEFINED_TABLE, "relation was dropped"))
+    }
+    pub(crate) fn add_cut(&mut self, e: Epoch) {
+        *self.cuts.entry(e).or_insert(0) += 1;
+    }
+    pub(crate) fn remove_cut(&mut self, e: Epoch) {
+        release(&mut self.cuts, e);
+    }
+    pub(crate) fn add_hold(&mut self, e: Epoch) {
+        *self.holds.entry(e).or_insert(0) += 1;
+    }
+    pub(crate) fn remove_hold(&mut self, e: Epoch) {
+        release(&mut self.holds, e);
+        let holds: Vec<Epoch> = self.holds.keys().copied().collect();
+        for r in self.relations.values_mut() {
+            r.prune_versions(&holds);
+        }
+    }
+    pub(crate) fn add_cursor(&mut self, relations: BTreeSet<RelationId>, epoch: Epoch, may_lose: bool) -> u64 {
+        self.next_cursor += 1;
+        self.cursors.insert(self.next_cursor, Cursor { relations, epoch, lost: false, may_lose });
+        self.next_cursor
+    }
+    pub(crate) fn group_of(&self, job: RelationId) -> Option<(&GroupId, &Group)> {
+        self.groups.iter().find(|(_, g)| g.jobs.contains(&job))
+    }
+}
+
+fn release(counts: &mut BTreeMap<Epoch, usize>, e: Epoch) {
+    if let Some(n) = counts.get_mut(&e) {
+        *n -= 1;
+        if *n == 0 {
+            counts.remove(&e);
+        }
+    }
+}
+
+impl RelationRt {
+    pub(crate) fn new(schema: SchemaRef, frontier: Epoch) -> Self {
+        Self {
+            schema,
+            deltas: VecDeque::new(),
+            delta_bytes: 0,
+            frontier,
+            published: BTreeMap::new(),
+            store: None,
+            source: None,
+            quarantined: None,
+            derived: false,
+            backfilling: false,
+            counters: Counters::default(),
+        }
+    }
+    /// The version a reader at `epoch` sees.
+    pub(crate) fn version_at(&self, epoch: Epoch) -> Option<(Epoch, Arc<Version>)> {
+        self.published.range(..=epoch).next_back().map(|(e, v)| (*e, v.clone()))
+    }
+    fn publish(&mut self, epoch: Epoch, version: Version, holds: &[Epoch]) {
+        self.published.insert(epoch, Arc::new(version));
+        self.prune_versions(holds);
+    }
+    fn prune_versions(&mut self, holds: &[Epoch]) {
+        let Some(newest) = self.published.keys().next_back().copied() else { return };
+        if self.published.len() == 1 {
+            return;
+        }
+        let mut keep: BTreeSet<Epoch> = BTreeSet::from([newest]);
+        keep.extend(holds.iter().filter_map(|h| self.published.range(..=*h).next_back().map(|(e, _)| *e)));
+        self.published.retain(|e, _| keep.contains(e));
+    }
+    fn push_delta(&mut self, epoch: Epoch, batches: Vec<ZBatch>) {
+        let bytes = batches.iter().map(ZBatch::bytes).sum();
+        self.delta_bytes += bytes;
+        self.deltas.push_back(DeltaEntry { epoch, batches, bytes });
+    }
+    /// Deltas in `(from, to]`.
+    pub(crate) fn deltas_between(&self, from: Epoch, to: Epoch) -> impl Iterator<Item = &DeltaEntry> {
+        let start = self.deltas.partition_point(|d| d.epoch <= from);
+        self.deltas.iter().skip(start).take_while(move |d| d.epoch <= to)
+    }
+    fn drop_deltas_until(&mut self, epoch: Epoch) {
+        while self.deltas.front().is_some_and(|d| d.epoch <= epoch) {
+            if let Some(d) = self.deltas.pop_front() {
+                self.delta_bytes -= d.bytes;
+            }
+        }
+    }
+}
+
+pub(crate) async fn failed(inner: &Arc<EngineInner>) -> Error {
+    let mut failure = inner.failed.subscribe();
+    match failure.wait_for(Option::is_some).await {
+        Ok(f) => f.clone().unwrap_or_else(|| Error::internal("failure without reason")),
+        Err(_) => Error::new(SqlState::ADMIN_SHUTDOWN, "the engine is stopping"),
+    }
+}
+
+pub(crate) async fn shutdown(inner: &Arc<EngineInner>) -> Result<()> {
+    {
+        let mut st = inner.lock();
+        if st.stopping {
+            return Ok(());
+        }
+        st.stopping = true;
+        for r in st.relations.values_mut() {
+            if let Some(s) = &mut r.source {
+                s.tasks.drain(..).for_each(|t| t.abort());
+            }
+        }
+    }
+    let result = if inner.failure().is_none() { checkpoint(inner).await } else { Ok(()) };
+    inner.fail(Error::new(SqlState::ADMIN_SHUTDOWN, "the engine is stopping"));
+    if let Some(runtime) = inner.runtime.lock().take() {
+        runtime.shutdown_background();
+    }
+    result
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("data", &self.inner.options.data).finish_non_exhaustive()
+    }
 }

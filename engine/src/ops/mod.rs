@@ -6,6 +6,7 @@
 
 pub mod aggregate;
 pub mod distinct;
+pub(crate) mod eval;
 pub mod join;
 pub mod map;
 pub mod recompute;

@@ -1,1 +1,0 @@
-//! Formats: bytes to Arrow batches and poison records.

@@ -1,7 +1,0 @@
-//! Kafka.
-use crate::{Result, Source, SourceConfig};
-use std::sync::Arc;
-/// Opens a kafka source.
-pub async fn open(_config: SourceConfig) -> Result<Arc<dyn Source>> {
-    Err(crate::ConnectorError::bug("not built yet"))
-}

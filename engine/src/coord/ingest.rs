@@ -1,0 +1,316 @@
+//! Source readers: decode off the tick path, buffer, wait when the engine is behind.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::common::DFSchema;
+use datafusion::execution::SessionState;
+use datafusion::physical_expr::PhysicalExpr;
+use millstream_connectors::{
+    BadRecord, ErrorKind, Positions, Source, SourceChunk, SourceConfig, SourceEvent, SourceReader,
+};
+use millstream_sql::plan::{PlanExpr, RelationId};
+
+use super::{BUFFER_ROWS_MAX, EngineInner, Ingested, State};
+use crate::catalog::{Body, Relation};
+use crate::error::{Error, Result, ResultExt as _};
+use crate::ops::map::MapOp;
+use crate::ops::{DeltaOp as _, ErrorSet, TickCx};
+use crate::time::{Epoch, Timestamp};
+use crate::zset::ZBatch;
+
+const POLL_ROWS: usize = 8 * 1024;
+const POLL_WAIT: Duration = Duration::from_millis(500);
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// From a source's columns to the stream's: order and computed columns.
+pub(crate) struct IngestMap {
+    exprs: Vec<Arc<dyn PhysicalExpr>>,
+    input: SchemaRef,
+    output: SchemaRef,
+}
+
+/// Makes the [`IngestMap`] of a stream over a source with these columns.
+pub(crate) fn ingest_exprs(state: &SessionState, relation: &Relation, source: &SchemaRef) -> Result<IngestMap> {
+    let Body::Connector { generated, .. } = &relation.body else {
+        return Err(Error::internal("not a connector stream"));
+    };
+    let by_name: HashMap<&str, &str> = generated.iter().map(|g| (g.name.as_str(), g.expr.as_str())).collect();
+    let schema = DFSchema::try_from(source.as_ref().clone()).e()?;
+    let exprs = relation
+        .schema
+        .fields()
+        .iter()
+        .map(|f| match by_name.get(f.name().as_str()) {
+            Some(text) => {
+                let expr = state.create_logical_expr(text, &schema).e()?;
+                let expr = datafusion::logical_expr::ExprSchemable::cast_to(expr, f.data_type(), &schema).e()?;
+                state.create_physical_expr(expr, &schema).e()
+            }
+            None => {
+                let i = source.index_of(f.name()).map_err(|_| {
+                    Error::new(
+                        crate::error::SqlState::UNDEFINED_COLUMN,
+                        format!("the source of \"{}\" has no column \"{}\"", relation.name, f.name()),
+                    )
+                })?;
+                PlanExpr::column(i).compile(source).e()
+            }
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(IngestMap { exprs, input: source.clone(), output: relation.schema.clone() })
+}
+
+impl IngestMap {
+    /// Maps decoded rows; rows whose computed columns fail become bad records of the chunk.
+    pub(crate) fn apply(&self, chunk: &mut SourceChunk) -> Result<ZBatch> {
+        let rows = std::mem::replace(&mut chunk.rows, RecordBatch::new_empty(self.input.clone()));
+        let mut errors = ErrorSet::default();
+        let mut cx =
+            TickCx { from: Epoch(0), to: Epoch(0), clock: Timestamp(0), errors: &mut errors, chunk_rows: usize::MAX };
+        let mut out: Vec<ZBatch> = Vec::new();
+        let mut op = MapOp::new(self.input.clone(), Vec::new(), Some(self.exprs.clone()), self.output.clone());
+        op.push(0, ZBatch::inserts(rows), &mut cx, &mut out)?;
+        for ((_, message, row), n) in errors.entries {
+            for _ in 0..n {
+                chunk.bad.push(BadRecord {
+                    split: chunk.split.clone(),
+                    position: chunk.end,
+                    origin: "computed column".into(),
+                    column: None,
+                    reason: message.clone(),
+                    payload: row.clone().into_bytes(),
+                });
+            }
+        }
+        ZBatch::concat(&self.output, &out).e()
+    }
+}
+
+/// The connector's configuration of a stream.
+fn config_of(relation: &Relation, base_dir: Option<std::path::PathBuf>) -> Result<SourceConfig> {
+    let Body::Connector { options, physical, metadata, .. } = &relation.body else {
+        return Err(Error::internal("not a connector stream"));
+    };
+    let metadata = metadata
+        .iter()
+        .map(|(name, key)| {
+            let field = relation.schema.field_with_name(name).e()?;
+            Ok((name.clone(), key.clone(), field.data_type().clone()))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(SourceConfig {
+        name: relation.name.clone(),
+        options: options.clone(),
+        schema: Some(physical.clone()),
+        metadata,
+        primary_key: relation.primary_key.iter().map(|i| relation.schema.field(*i).name().clone()).collect(),
+        base_dir,
+    })
+}
+
+/// Opens a stream's source, or gives the one that is open.
+pub(crate) async fn open_relation_source(inner: &Arc<EngineInner>, relation: &Relation) -> Result<Arc<dyn Source>> {
+    let open = inner.lock().relations.get(&relation.id).and_then(|r| r.source.as_ref()?.source.clone());
+    if let Some(s) = open {
+        return Ok(s);
+    }
+    let source = millstream_connectors::open_source(config_of(relation, inner.options.base_dir.clone())?).await.e()?;
+    if let Some(s) = inner.lock().relations.get_mut(&relation.id).and_then(|r| r.source.as_mut()) {
+        s.source = Some(source.clone());
+    }
+    Ok(source)
+}
+
+impl EngineInner {
+    /// Counts a new reader of a stream; the first starts the source's tasks.
+    pub(super) fn attach_source(self: &Arc<Self>, st: &mut State, id: RelationId) {
+        let Some(relation) = st.catalog.relations.get(&id).cloned() else { return };
+        let stopping = st.stopping;
+        let Some(s) = st.relations.get_mut(&id).and_then(|r| r.source.as_mut()) else { return };
+        s.readers += 1;
+        if s.readers > 1 || stopping {
+            return;
+        }
+        if let Body::Connector { start, .. } = &relation.body
+            && s.positions.is_empty()
+        {
+            s.positions = start.clone();
+        }
+        s.ended = false;
+        s.ended_readers = 0;
+        s.status = "starting".into();
+        let inner = self.clone();
+        let task = self.tasks.spawn(async move { inner.run_source(relation).await });
+        s.tasks.push(task.abort_handle());
+    }
+
+    /// Counts a reader less; the last stops the tasks, and the stream starts anew for the next one.
+    pub(super) fn detach_source(&self, st: &mut State, id: RelationId) {
+        let Some(s) = st.relations.get_mut(&id).and_then(|r| r.source.as_mut()) else { return };
+        s.readers = s.readers.saturating_sub(1);
+        if s.readers == 0 {
+            s.tasks.drain(..).for_each(|t| t.abort());
+            s.buffer.clear();
+            s.buffer_rows = 0;
+            s.positions = Positions::new();
+            s.ended = false;
+            s.status = "stopped".into();
+        }
+    }
+
+    /// Opens the source (for as long as it takes) and runs its readers until they are stopped.
+    async fn run_source(self: Arc<Self>, relation: Arc<Relation>) {
+        let mut backoff = BACKOFF_MIN;
+        let id = relation.id;
+        loop {
+            match self.clone().start_readers(&relation).await {
+                Ok(()) => return,
+                Err(e) => {
+                    self.set_source_status(id, &format!("degraded: {}", e.message));
+                    tracing::warn!(stream = %relation.name, "source cannot start: {}", e.message);
+                    tokio::time::sleep(backoff).await;
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                }
+            }
+        }
+    }
+
+    async fn start_readers(self: Arc<Self>, relation: &Arc<Relation>) -> Result<()> {
+        let id = relation.id;
+        let source = open_relation_source(&self, relation).await?;
+        let map = Arc::new(ingest_exprs(&self.session_template, relation, &source.schema())?);
+        let from = {
+            let st = self.lock();
+            st.relation(id)?.source.as_ref().map(|s| s.positions.clone()).unwrap_or_default()
+        };
+        let readers = source.open(&from, None, self.workers).await.e()?;
+        let mut st = self.lock();
+        let count = readers.len();
+        let Some(s) = st.relations.get_mut(&id).and_then(|r| r.source.as_mut()) else { return Ok(()) };
+        if s.readers == 0 {
+            return Ok(());
+        }
+        s.status = "running".into();
+        for reader in readers {
+            let task = self.tasks.spawn(self.clone().run_reader(id, reader, map.clone(), count));
+            s.tasks.push(task.abort_handle());
+        }
+        Ok(())
+    }
+
+    async fn run_reader(
+        self: Arc<Self>,
+        id: RelationId,
+        mut reader: Box<dyn SourceReader>,
+        map: Arc<IngestMap>,
+        readers: usize,
+    ) {
+        let mut backoff = BACKOFF_MIN;
+        let mut changes = self.changed.subscribe();
+        loop {
+            // Back-pressure: wait until a seal took the buffer.
+            loop {
+                {
+                    let st = self.lock();
+                    match st.relations.get(&id) {
+                        None => return,
+                        Some(r) if r.buffered_rows() < BUFFER_ROWS_MAX => break,
+                        Some(_) => {}
+                    }
+                }
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+            match reader.poll(POLL_ROWS, POLL_WAIT).await {
+                Ok(SourceEvent::Chunk(mut chunk)) => {
+                    if backoff > BACKOFF_MIN {
+                        backoff = BACKOFF_MIN;
+                        self.set_source_status(id, "running");
+                    }
+                    let batch = match map.apply(&mut chunk) {
+                        Ok(b) => b,
+                        Err(e) => {
+                            self.set_source_status(id, &format!("failed: {}", e.message));
+                            return;
+                        }
+                    };
+                    let mut st = self.lock();
+                    if st.stopping {
+                        return;
+                    }
+                    let Some(s) = st.relations.get_mut(&id).and_then(|r| r.source.as_mut()) else { return };
+                    s.buffer_rows += batch.len();
+                    s.buffer.push_back(Ingested { chunk, batch });
+                    self.advance(&mut st);
+                }
+                Ok(SourceEvent::Idle) => {}
+                Ok(SourceEvent::End) => {
+                    let mut st = self.lock();
+                    if let Some(s) = st.relations.get_mut(&id).and_then(|r| r.source.as_mut()) {
+                        s.ended_readers += 1;
+                        if s.ended_readers == readers {
+                            s.ended = true;
+                            s.status = "finished".into();
+                        }
+                    }
+                    self.advance(&mut st);
+                    return;
+                }
+                Err(e) if e.kind == ErrorKind::Retryable => {
+                    self.set_source_status(id, &format!("degraded: {}", e.message));
+                    tokio::time::sleep(backoff).await;
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                }
+                Err(e) => {
+                    tracing::error!(stream = id.0, "source stopped: {}", e.message);
+                    self.set_source_status(id, &format!("failed: {}", e.message));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn set_source_status(&self, id: RelationId, status: &str) {
+        if let Some(s) = self.lock().relations.get_mut(&id).and_then(|r| r.source.as_mut()) {
+            s.status = status.into();
+        }
+    }
+}
+
+/// Reads a stream from one place to another with readers of its own and hands every batch to `sink`.
+pub(super) async fn read_range(
+    inner: &Arc<EngineInner>,
+    relation: &Relation,
+    from: &Positions,
+    to: &Positions,
+    mut sink: impl FnMut(ZBatch) -> Result<()>,
+) -> Result<()> {
+    let source = open_relation_source(inner, relation).await?;
+    let map = ingest_exprs(&inner.session_template, relation, &source.schema())?;
+    let mut readers = source.open(from, Some(to), 1).await.e()?;
+    for reader in &mut readers {
+        loop {
+            match reader.poll(POLL_ROWS, POLL_WAIT).await {
+                Ok(SourceEvent::Chunk(mut chunk)) => sink(map.apply(&mut chunk)?)?,
+                Ok(SourceEvent::Idle) => {}
+                Ok(SourceEvent::End) => break,
+                Err(e) if e.kind == ErrorKind::Retryable => tokio::time::sleep(BACKOFF_MIN).await,
+                Err(e) => return Err(e).e(),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// True if every split of `target` has been read to its end.
+pub(super) fn reached(positions: &Positions, target: &Positions) -> bool {
+    let none: BTreeMap<_, _> = BTreeMap::new();
+    let positions = if positions.is_empty() { &none } else { positions };
+    target.iter().all(|(split, end)| end.0 == 0 || positions.get(split).is_some_and(|p| p >= end))
+}

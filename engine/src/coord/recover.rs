@@ -1,0 +1,301 @@
+//! Opening a data folder: take over, restore, replay, go on.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use futures::{StreamExt as _, TryStreamExt as _};
+use millstream_sql::plan::{ChangelogKind, RelationId};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+use super::checkpoint::Writer;
+use super::tick::{group_inputs, version_of};
+use super::{
+    EngineInner, Group, GroupRunner, PendingWrite, RelationRt, SourceRt, State, Version, backfill, checkpoint, seal,
+    write,
+};
+use crate::api::{Engine, EngineOptions};
+use crate::catalog::{Body, Catalog, ERRORS_ID, Relation, SYSTEM_SCHEMA, codec};
+use crate::ckpt::{CheckpointStore, Manifest, StateRef, Wal};
+use crate::error::{Error, Result, ResultExt as _};
+use crate::job::JobRunner;
+use crate::job::output::OutputStore;
+use crate::ops::ErrorSet;
+use crate::zset::ZBatch;
+
+/// Writes that may wait for the WAL.
+const WAL_QUEUE: usize = 1024;
+/// Runs fetched at once.
+const DOWNLOADS: usize = 4;
+
+pub(crate) async fn open(mut options: EngineOptions) -> Result<Engine> {
+    let workers = match options.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    options.epoch_rows_max = options.epoch_rows_max.max(1);
+    let objects = millstream_connectors::store::open_store(&options.data, &[]).e()?;
+    let template = millstream_sql::session::session_state(workers);
+    let (store, manifest) = CheckpointStore::open(objects.clone()).await?;
+    let manifest = manifest.unwrap_or_default();
+    let (wal, log) = Wal::open(objects, store.writer_epoch(), manifest.wal_seq).await?;
+    let wal = Arc::new(wal);
+    let catalog = codec::decode(&template, &manifest.catalog)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers.max(2))
+        .thread_name("millstream-io")
+        .enable_all()
+        .build()
+        .map_err(|e| Error::internal(format!("cannot start the I/O runtime: {e}")))?;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(workers)
+        .thread_name(|i| format!("millstream-{i}"))
+        .stack_size(16 << 20)
+        .build()
+        .map_err(|e| Error::internal(format!("cannot start the compute pool: {e}")))?;
+    let (wal_queue, wal_requests) = mpsc::channel(WAL_QUEUE);
+    let state = restore_state(&store, &manifest, catalog).await?;
+    let inner = Arc::new(EngineInner {
+        workers,
+        state: Mutex::new(state),
+        changed: watch::Sender::new(0),
+        pool,
+        tasks: runtime.handle().clone(),
+        runtime: Mutex::new(Some(runtime)),
+        writer: tokio::sync::Mutex::new(Writer::from_manifest(&manifest)),
+        store,
+        wal: wal.clone(),
+        wal_queue,
+        ddl: tokio::sync::Mutex::new(()),
+        structure: tokio::sync::Mutex::new(()),
+        session_template: template,
+        failed: watch::Sender::new(None),
+        table_locks: Mutex::new(HashMap::new()),
+        options,
+    });
+    let unbuilt = restore_jobs(&inner, &manifest).await?;
+    replay(&inner, log);
+    inner.tasks.spawn(write::run_wal(inner.clone(), wal, wal_requests));
+    inner.tasks.spawn(checkpoint::run_checkpoints(inner.clone()));
+    for id in unbuilt {
+        backfill::build_in_background(&inner, id);
+    }
+    let mut st = inner.lock();
+    inner.advance(&mut st);
+    drop(st);
+    Ok(Engine { inner })
+}
+
+/// Relations with their rows; no jobs yet.
+async fn restore_state(store: &CheckpointStore, manifest: &Manifest, mut catalog: Catalog) -> Result<State> {
+    catalog.relations.entry(ERRORS_ID).or_insert_with(|| Arc::new(errors_relation()));
+    let mut relations = HashMap::new();
+    for relation in catalog.relations.values() {
+        let mut rt = new_relation(relation, manifest.epoch);
+        if let Some(stored) = manifest.states.get(&format!("table/{}", relation.id.0))
+            && let Some(rows) = &mut rt.store
+        {
+            for (_, _, batch) in fetch(store, stored).await? {
+                rows.restore(&ZBatch::from_weighted(&batch).e()?)?;
+            }
+            let version = Version { shards: vec![rows.snapshot()], errors: Arc::new(ErrorSet::default()) };
+            rt.publish(manifest.epoch, version, &[]);
+        }
+        if let Some(s) = &mut rt.source
+            && let Some(p) = manifest.sources.get(&relation.id.0)
+        {
+            s.positions = p.clone();
+        }
+        relations.insert(relation.id, rt);
+    }
+    Ok(State {
+        catalog: Arc::new(catalog),
+        sealed: manifest.epoch,
+        clock: manifest.clock,
+        wal_seq: manifest.wal_seq,
+        relations,
+        groups: BTreeMap::new(),
+        next_group: 1,
+        writes: Vec::new(),
+        cuts: BTreeMap::new(),
+        holds: BTreeMap::new(),
+        cursors: BTreeMap::new(),
+        next_cursor: 0,
+        collecting: None,
+        stopping: false,
+        last_seal: None,
+        seal_timer: false,
+        checkpoints: 0,
+        last_checkpoint: manifest.epoch,
+    })
+}
+
+/// The run-time half of a relation, empty.
+pub(crate) fn new_relation(relation: &Relation, frontier: crate::time::Epoch) -> RelationRt {
+    let mut rt = RelationRt::new(relation.schema.clone(), frontier);
+    match &relation.body {
+        Body::Table { append_only: true, .. } => {
+            rt.store = Some(OutputStore::new(relation.schema.clone(), ChangelogKind::Append));
+        }
+        Body::Table { .. } if relation.primary_key.is_empty() => {
+            rt.store = Some(OutputStore::new(relation.schema.clone(), ChangelogKind::Retract));
+        }
+        Body::Table { .. } => {
+            rt.store = Some(OutputStore::keyed(relation.schema.clone(), relation.primary_key.clone()));
+        }
+        Body::Connector { .. } => rt.source = Some(SourceRt::default()),
+        Body::MaterializedView { .. } => rt.derived = true,
+        Body::View { .. } => {}
+    }
+    if let Some(store) = &rt.store {
+        let version = Version { shards: vec![store.snapshot()], errors: Arc::new(ErrorSet::default()) };
+        rt.published.insert(frontier, Arc::new(version));
+    }
+    rt
+}
+
+impl Default for SourceRt {
+    fn default() -> Self {
+        Self {
+            source: None,
+            positions: Default::default(),
+            buffer: Default::default(),
+            buffer_rows: 0,
+            readers: 0,
+            tasks: Vec::new(),
+            ended: false,
+            ended_readers: 0,
+            status: "stopped".into(),
+            rows: 0,
+            bytes: 0,
+            bad: 0,
+            high_watermarks: Default::default(),
+        }
+    }
+}
+
+fn errors_relation() -> Relation {
+    Relation {
+        id: ERRORS_ID,
+        schema_name: SYSTEM_SCHEMA.into(),
+        name: "errors".into(),
+        schema: seal::errors_schema(),
+        primary_key: Vec::new(),
+        definition: "CREATE STREAM ms.errors".into(),
+        inputs: Vec::new(),
+        body: Body::Table { append_only: true, defaults: BTreeMap::new() },
+    }
+}
+
+/// All batches of a stored state, in the order they must be applied: (node, slot, batch).
+async fn fetch(store: &CheckpointStore, state: &StateRef) -> Result<Vec<(u32, String, RecordBatch)>> {
+    let runs: Vec<_> =
+        state.slots.iter().flat_map(|s| s.runs.iter().map(move |r| (s.node, s.slot.clone(), r.clone()))).collect();
+    let fetched: Vec<Vec<(u32, String, RecordBatch)>> = futures::stream::iter(runs)
+        .map(|(node, slot, run)| async move {
+            let batches = store.get_run(&run).await?;
+            Ok::<_, Error>(batches.into_iter().map(|b| (node, slot.clone(), b)).collect())
+        })
+        .buffered(DOWNLOADS)
+        .try_collect()
+        .await?;
+    Ok(fetched.into_iter().flatten().collect())
+}
+
+/// Rebuilds every view that has state; returns those that must be built from history.
+async fn restore_jobs(inner: &Arc<EngineInner>, manifest: &Manifest) -> Result<Vec<RelationId>> {
+    let catalog = inner.lock().catalog.clone();
+    let mut unbuilt: Vec<RelationId> = Vec::new();
+    let mut runners: BTreeMap<RelationId, JobRunner> = BTreeMap::new();
+    for relation in catalog.relations.values() {
+        let Body::MaterializedView { plan, .. } = &relation.body else { continue };
+        let upstream_unbuilt = relation.inputs.iter().any(|i| unbuilt.contains(i));
+        let stored = manifest.states.get(&format!("job/{}", relation.id.0)).filter(|_| !upstream_unbuilt);
+        let Some(stored) = stored else {
+            unbuilt.push(relation.id);
+            continue;
+        };
+        let mut job = JobRunner::new(plan.clone(), inner.workers, &inner.session_template)?;
+        for (node, slot, batch) in fetch(&inner.store, stored).await? {
+            job.restore(node, &slot, &batch)?;
+        }
+        job.restored()?;
+        runners.insert(relation.id, job);
+    }
+    let mut st = inner.lock();
+    let components = components(&catalog, &runners.keys().copied().collect());
+    for members in components {
+        let jobs: Vec<(RelationId, JobRunner)> =
+            members.iter().filter_map(|id| runners.remove(id).map(|j| (*id, j))).collect();
+        for (id, job) in &jobs {
+            let version = version_of(job);
+            let stats = job.stats();
+            if let Some(r) = st.relations.get_mut(id) {
+                r.publish(manifest.epoch, version, &[]);
+                r.frontier = manifest.epoch;
+                r.counters.state_rows = stats.rows;
+                r.counters.state_bytes = stats.bytes;
+            }
+        }
+        let runner = GroupRunner { jobs };
+        inner.add_group(&mut st, runner, manifest.epoch);
+    }
+    for id in &unbuilt {
+        if let Some(r) = st.relations.get_mut(id) {
+            r.backfilling = true;
+        }
+    }
+    Ok(unbuilt)
+}
+
+/// Views connected by views on views, each set in topological order (ids grow from upstream to downstream).
+pub(super) fn components(catalog: &Catalog, views: &BTreeSet<RelationId>) -> Vec<Vec<RelationId>> {
+    let mut sets: Vec<BTreeSet<RelationId>> = Vec::new();
+    for id in views {
+        let mut own = BTreeSet::from([*id]);
+        if let Some(r) = catalog.relations.get(id) {
+            let touches: Vec<RelationId> = r.inputs.iter().copied().filter(|i| views.contains(i)).collect();
+            let (joined, apart): (Vec<_>, Vec<_>) =
+                sets.into_iter().partition(|s: &BTreeSet<RelationId>| touches.iter().any(|t| s.contains(t)));
+            own.extend(joined.into_iter().flatten());
+            sets = apart;
+        }
+        sets.push(own);
+    }
+    sets.into_iter().map(|s| s.into_iter().collect()).collect()
+}
+
+impl EngineInner {
+    /// Adds a group that stands at `frontier`, and starts the sources it reads.
+    pub(super) fn add_group(self: &Arc<Self>, st: &mut State, runner: GroupRunner, frontier: crate::time::Epoch) {
+        let id = st.next_group;
+        st.next_group += 1;
+        let inputs = group_inputs(&runner);
+        let jobs: Vec<RelationId> = runner.jobs.iter().map(|(id, _)| *id).collect();
+        let reads: Vec<RelationId> = runner.jobs.iter().flat_map(|(_, j)| j.plan().relations()).collect();
+        st.groups.insert(id, Group { jobs, inputs, frontier, running: false, parked_at: None, runner: Some(runner) });
+        for relation in reads {
+            self.attach_source(st, relation);
+        }
+    }
+
+    pub(super) fn wal(&self) -> &Wal {
+        &self.wal
+    }
+}
+
+/// Writes that were acknowledged after the checkpoint come back, each WAL object as one epoch, in order.
+fn replay(inner: &Arc<EngineInner>, log: Vec<(u64, Vec<crate::ckpt::WalRecord>)>) {
+    let mut st = inner.lock();
+    for (seq, records) in log {
+        for r in records {
+            let relation = RelationId(r.relation);
+            if st.relations.contains_key(&relation) {
+                st.writes.push(PendingWrite { relation, batch: r.batch, wal_seq: seq });
+            }
+        }
+        st.wal_seq = st.wal_seq.max(seq);
+        inner.advance(&mut st);
+    }
+}

@@ -1,0 +1,196 @@
+//! Sealing epochs: swap the buffers, number the step, hand it to the hubs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use millstream_connectors::BadRecord;
+use millstream_sql::plan::RelationId;
+
+use super::{EngineInner, HUB_BYTES_MAX, RelationRt, State, Version};
+use crate::catalog::ERRORS_ID;
+use crate::error::{Result, ResultExt as _};
+use crate::ops::ErrorSet;
+use crate::time::{Epoch, Timestamp};
+use crate::zset::ZBatch;
+
+impl EngineInner {
+    /// Seals one epoch if input is pending and somebody could use it now.
+    pub(super) fn seal_if_due(self: &Arc<Self>, st: &mut State) -> bool {
+        if !st.writes.is_empty() {
+            self.seal(st);
+            return true;
+        }
+        if st.stopping || self.failure().is_some() {
+            return false;
+        }
+        let due = st.relations.iter().any(|(id, r)| {
+            r.source.as_ref().is_some_and(|s| !s.buffer.is_empty())
+                && r.delta_bytes < HUB_BYTES_MAX
+                && st.groups.values().any(|g| !g.running && g.frontier == st.sealed && g.inputs.contains(id))
+        });
+        if !due {
+            return false;
+        }
+        let interval = self.options.epoch_interval;
+        if !interval.is_zero()
+            && let Some(elapsed) = st.last_seal.map(|t| t.elapsed())
+            && elapsed < interval
+        {
+            if !std::mem::replace(&mut st.seal_timer, true) {
+                let inner = self.clone();
+                self.tasks.spawn(async move {
+                    tokio::time::sleep(interval - elapsed).await;
+                    let mut st = inner.lock();
+                    st.seal_timer = false;
+                    inner.advance(&mut st);
+                });
+            }
+            return false;
+        }
+        self.seal(st);
+        true
+    }
+
+    fn seal(self: &Arc<Self>, st: &mut State) {
+        let epoch = st.sealed.next();
+        // The clock of epochs never goes back, whatever the wall clock does.
+        st.clock = st.clock.max(self.options.clock.now());
+        st.last_seal = Some(std::time::Instant::now());
+        let mut changes: BTreeMap<RelationId, Vec<ZBatch>> = BTreeMap::new();
+        let mut bad: Vec<(RelationId, BadRecord)> = Vec::new();
+        let mut room = self.options.epoch_rows_max;
+        for (id, r) in &mut st.relations {
+            let over_budget = r.delta_bytes >= HUB_BYTES_MAX;
+            let Some(s) = &mut r.source else { continue };
+            if st.stopping || over_budget {
+                continue;
+            }
+            while room > 0
+                && let Some(i) = s.buffer.pop_front()
+            {
+                room = room.saturating_sub(i.batch.len().max(1));
+                s.buffer_rows -= i.batch.len();
+                s.rows += i.batch.len() as u64;
+                s.bytes += i.chunk.bytes as u64;
+                s.bad += i.chunk.bad.len() as u64;
+                s.positions.insert(i.chunk.split, i.chunk.end);
+                bad.extend(i.chunk.bad.into_iter().map(|b| (*id, b)));
+                if !i.batch.is_empty() {
+                    changes.entry(*id).or_default().push(i.batch);
+                }
+            }
+        }
+        for w in st.writes.drain(..) {
+            st.wal_seq = st.wal_seq.max(w.wal_seq);
+            if !w.batch.is_empty() {
+                changes.entry(w.relation).or_default().push(w.batch);
+            }
+        }
+        if !bad.is_empty() {
+            let names: BTreeMap<RelationId, String> =
+                st.catalog.relations.values().map(|r| (r.id, r.display_name())).collect();
+            match error_rows(&bad, &names, st.clock) {
+                Ok(rows) => changes.entry(ERRORS_ID).or_default().push(ZBatch::inserts(rows)),
+                Err(e) => self.fail(e),
+            }
+        }
+        let watched: Vec<RelationId> = changes.keys().copied().filter(|id| st.has_readers(*id)).collect();
+        let holds: Vec<Epoch> = st.holds.keys().copied().collect();
+        for (id, batches) in changes {
+            let Some(r) = st.relations.get_mut(&id) else { continue };
+            r.counters.rows_out += batches.iter().map(|b| b.len() as u64).sum::<u64>();
+            if let Some(store) = &mut r.store {
+                if let Err(e) = batches.iter().try_for_each(|b| store.append(b)) {
+                    self.fail(e);
+                    return;
+                }
+                let version = Version { shards: vec![store.snapshot()], errors: Arc::new(ErrorSet::default()) };
+                r.publish(epoch, version, &holds);
+            }
+            if watched.contains(&id) {
+                r.push_delta(epoch, batches);
+            }
+        }
+        st.sealed = epoch;
+        for r in st.relations.values_mut().filter(|r| !r.derived) {
+            r.frontier = epoch;
+        }
+        st.prune_hubs();
+    }
+}
+
+impl State {
+    fn has_readers(&self, id: RelationId) -> bool {
+        self.groups.values().any(|g| g.inputs.contains(&id)) || self.cursors.values().any(|c| c.relations.contains(&id))
+    }
+
+    /// Forgets deltas every reader has passed; cuts off subscribers whose hub is over budget.
+    pub(super) fn prune_hubs(&mut self) {
+        for (id, r) in &mut self.relations {
+            if r.deltas.is_empty() {
+                continue;
+            }
+            let groups = self.groups.values().filter(|g| g.inputs.contains(id)).map(|g| g.frontier);
+            let slowest_group = groups.min();
+            let cursors = self.cursors.values().filter(|c| !c.lost && c.relations.contains(id)).map(|c| c.epoch);
+            let until = cursors.chain(slowest_group).min().unwrap_or(Epoch(u64::MAX));
+            r.drop_deltas_until(until);
+            if r.delta_bytes > HUB_BYTES_MAX {
+                let needed_by_group = slowest_group.is_some_and(|f| r.deltas.front().is_some_and(|d| d.epoch > f));
+                if !needed_by_group {
+                    for c in self.cursors.values_mut().filter(|c| c.may_lose && c.relations.contains(id)) {
+                        c.lost = true;
+                    }
+                }
+                let cursors = self.cursors.values().filter(|c| !c.lost && c.relations.contains(id)).map(|c| c.epoch);
+                r.drop_deltas_until(cursors.chain(slowest_group).min().unwrap_or(Epoch(u64::MAX)));
+            }
+        }
+    }
+}
+
+impl RelationRt {
+    pub(super) fn buffered_rows(&self) -> usize {
+        self.source.as_ref().map_or(0, |s| s.buffer_rows)
+    }
+}
+
+/// Columns of `ms.errors`.
+pub(crate) fn errors_schema() -> SchemaRef {
+    let text = |n: &str, nullable| Field::new(n, DataType::Utf8View, nullable);
+    Arc::new(Schema::new(vec![
+        text("relation", false),
+        text("origin", false),
+        text("partition", false),
+        Field::new("offset", DataType::Int64, false),
+        text("column_name", true),
+        text("reason", false),
+        text("payload", true),
+        Field::new("received_at", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), false),
+    ]))
+}
+
+fn error_rows(
+    bad: &[(RelationId, BadRecord)],
+    names: &BTreeMap<RelationId, String>,
+    clock: Timestamp,
+) -> Result<RecordBatch> {
+    let text = |f: &dyn Fn(&(RelationId, BadRecord)) -> Option<String>| -> ArrayRef {
+        Arc::new(bad.iter().map(f).collect::<StringViewArray>())
+    };
+    let columns: Vec<ArrayRef> = vec![
+        text(&|(id, _)| Some(names.get(id).cloned().unwrap_or_else(|| format!("#{}", id.0)))),
+        text(&|(_, b)| Some(b.origin.clone())),
+        text(&|(_, b)| Some(b.split.to_string())),
+        Arc::new(bad.iter().map(|(_, b)| Some(b.position.0 as i64)).collect::<Int64Array>()),
+        text(&|(_, b)| b.column.clone()),
+        text(&|(_, b)| Some(b.reason.clone())),
+        text(&|(_, b)| Some(String::from_utf8_lossy(&b.payload).into_owned())),
+        Arc::new(
+            std::iter::repeat_n(Some(clock.0), bad.len()).collect::<TimestampMicrosecondArray>().with_timezone("UTC"),
+        ),
+    ];
+    RecordBatch::try_new(errors_schema(), columns).e()
+}

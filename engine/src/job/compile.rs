@@ -1,0 +1,86 @@
+//! Plan nodes to operators.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::execution::SessionState;
+use datafusion::physical_expr::PhysicalExpr;
+use millstream_sql::plan::{ChangelogKind, IncNode, IncOp, IncPlan, PlanExpr};
+
+use crate::error::{Result, ResultExt as _};
+use crate::ops::{DeltaOp, Shard};
+
+fn compile(exprs: &[PlanExpr], input: &Schema) -> Result<Vec<Arc<dyn PhysicalExpr>>> {
+    exprs.iter().map(|e| e.compile(input).e()).collect()
+}
+
+/// The operator of a node, or `None` where the job itself moves the rows.
+pub(super) fn operator(
+    plan: &IncPlan,
+    node: &IncNode,
+    shard: Shard,
+    state: &SessionState,
+) -> Result<Option<Box<dyn DeltaOp>>> {
+    let input = |port: usize| -> &IncNode { plan.node(node.inputs[port]) };
+    let append_only = || input(0).kind == ChangelogKind::Append;
+    let output = node.schema.clone();
+    Ok(Some(match &node.op {
+        IncOp::Source { .. } | IncOp::Values { .. } | IncOp::Union | IncOp::Exchange { .. } => return Ok(None),
+        IncOp::Map { predicates, exprs } => {
+            let schema = input(0).schema.clone();
+            let predicates = compile(predicates, &schema)?;
+            let exprs = exprs.as_ref().map(|e| compile(e, &schema)).transpose()?;
+            Box::new(crate::ops::map::MapOp::new(schema, predicates, exprs, output))
+        }
+        IncOp::RowMap { plan } => {
+            Box::new(crate::ops::row_map::RowMapOp::new(state, plan, input(0).schema.clone(), output)?)
+        }
+        IncOp::Distinct => Box::new(crate::ops::distinct::DistinctOp::new(output, shard)?),
+        IncOp::Join { kind, on, residual, null_equals_null } => {
+            let (left, right) = (input(0).schema.clone(), input(1).schema.clone());
+            let residual = residual.as_ref().map(|r| r.compile(&joined(&left, &right)).e()).transpose()?;
+            Box::new(crate::ops::join::JoinOp::new(
+                *kind,
+                left,
+                right,
+                on.clone(),
+                residual,
+                *null_equals_null,
+                output,
+                shard,
+            )?)
+        }
+        IncOp::Aggregate { keys, aggs } => Box::new(crate::ops::aggregate::AggregateOp::new(
+            input(0).schema.clone(),
+            keys.clone(),
+            aggs.clone(),
+            output,
+            append_only(),
+            shard,
+        )?),
+        IncOp::TopN { partition, order, offset, limit, rank } => {
+            let schema = input(0).schema.clone();
+            let rank = rank.then(|| output.field(output.fields().len() - 1).data_type().clone());
+            Box::new(crate::ops::top_n::TopNOp::new(
+                schema,
+                partition.clone(),
+                order.clone(),
+                *offset,
+                *limit,
+                rank,
+                append_only(),
+                output,
+                shard,
+            )?)
+        }
+        IncOp::Recompute { plan: stored, keys, .. } => {
+            let inputs = node.inputs.iter().map(|n| plan.node(*n).schema.clone()).collect();
+            Box::new(crate::ops::recompute::RecomputeOp::new(state, stored, inputs, keys.clone(), output, shard)?)
+        }
+    }))
+}
+
+/// Left columns, then right columns: the row a residual sees.
+fn joined(left: &SchemaRef, right: &SchemaRef) -> Schema {
+    Schema::new(left.fields().iter().chain(right.fields().iter()).cloned().collect::<Vec<Arc<Field>>>())
+}

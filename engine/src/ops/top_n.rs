@@ -1,1 +1,0 @@
-//! The top_n operator.

@@ -1,0 +1,129 @@
+//! Immutable runs: rows sorted by the hash of their key, with a radix directory that finds a hash in a few steps
+//! whatever the size of the run.
+
+use std::sync::Arc;
+
+use super::block::{Block, Spec, compact_batch};
+use crate::error::{Result, ResultExt as _};
+use crate::zset::{Weights, ZBatch};
+
+/// Rows of a block of a run.
+pub(super) const BLOCK_ROWS: usize = 64 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Run {
+    /// Not empty, none of them empty; hashes ascend within and across blocks.
+    pub blocks: Vec<Arc<Block>>,
+    /// Position of the first row of each block.
+    pub starts: Vec<u32>,
+    /// All hashes, contiguous, for probing.
+    pub hashes: Vec<u64>,
+    /// For each radix the first position with at least this radix; one more entry than there are radixes.
+    directory: Vec<u32>,
+    shift: u32,
+    pub bytes: usize,
+}
+
+impl Run {
+    /// `None` without rows.
+    pub fn new(blocks: Vec<Arc<Block>>) -> Option<Self> {
+        let rows: usize = blocks.iter().map(|b| b.len()).sum();
+        if rows == 0 {
+            return None;
+        }
+        let mut starts = Vec::with_capacity(blocks.len());
+        let mut hashes = Vec::with_capacity(rows);
+        for b in &blocks {
+            starts.push(hashes.len() as u32);
+            hashes.extend_from_slice(&b.hashes);
+        }
+        debug_assert!(hashes.is_sorted());
+        let (min, max) = (hashes[0], hashes[rows - 1]);
+        // About one directory entry for four rows: the smallest shift that leaves no more radixes than that.
+        let entries = (rows / 4 + 1) as u64;
+        let mut shift = 0;
+        while shift < 63 && (max - min) >> shift >= entries {
+            shift += 1;
+        }
+        let radixes = ((max - min) >> shift) as usize + 1;
+        let mut directory = Vec::with_capacity(radixes + 1);
+        for (i, h) in hashes.iter().enumerate() {
+            let radix = ((h - min) >> shift) as usize;
+            while directory.len() <= radix {
+                directory.push(i as u32);
+            }
+        }
+        directory.push(rows as u32);
+        let bytes = blocks.iter().map(|b| b.bytes).sum::<usize>() + 8 * rows + 4 * directory.len();
+        Some(Self { blocks, starts, hashes, directory, shift, bytes })
+    }
+    pub fn len(&self) -> usize {
+        self.hashes.len()
+    }
+    /// First position and number of rows with this hash.
+    #[inline]
+    pub fn find(&self, hash: u64) -> Option<(u32, u32)> {
+        let min = self.hashes[0];
+        if hash < min {
+            return None;
+        }
+        let radix = (hash - min) >> self.shift;
+        if radix + 1 >= self.directory.len() as u64 {
+            return None;
+        }
+        let (from, to) = (self.directory[radix as usize] as usize, self.directory[radix as usize + 1] as usize);
+        // A handful of rows, except where many rows share a hash.
+        let candidates = &self.hashes[from..to];
+        let (first, end) = if candidates.len() <= 16 {
+            let first = candidates.iter().position(|h| *h >= hash).unwrap_or(candidates.len());
+            (first, first + candidates[first..].iter().take_while(|h| **h == hash).count())
+        } else {
+            (candidates.partition_point(|h| *h < hash), candidates.partition_point(|h| *h <= hash))
+        };
+        (end > first).then_some(((from + first) as u32, (end - first) as u32))
+    }
+    /// Block and row of a position.
+    #[inline]
+    pub fn locate(&self, position: u32) -> (usize, u32) {
+        let block = self.starts.partition_point(|s| *s <= position) - 1;
+        (block, position - self.starts[block])
+    }
+}
+
+/// A run of the rows of these batches, with their hashes given; none has weight zero.
+pub(super) fn sorted_run(spec: &Spec, batches: &[ZBatch], hashes: &[Vec<u64>]) -> Result<Option<Run>> {
+    let mut order: Vec<(u64, u32, u32)> = Vec::with_capacity(hashes.iter().map(Vec::len).sum());
+    for (b, hashes) in hashes.iter().enumerate() {
+        order.extend(hashes.iter().enumerate().map(|(i, h)| (*h, b as u32, i as u32)));
+    }
+    order.sort_unstable();
+    let mut blocks = Vec::with_capacity(order.len() / BLOCK_ROWS + 1);
+    for piece in order.chunks(BLOCK_ROWS) {
+        blocks.push(Arc::new(pick(spec, batches, piece)?));
+    }
+    Ok(Run::new(blocks))
+}
+
+/// The block of these (hash, batch, row).
+pub(super) fn pick(spec: &Spec, batches: &[ZBatch], rows: &[(u64, u32, u32)]) -> Result<Block> {
+    let picked = pick_zbatch(spec, batches, rows)?;
+    let hashes = rows.iter().map(|(h, _, _)| *h).collect();
+    Ok(Block::new(compact_batch(spec, &picked.rows)?, picked.weights, hashes, 0))
+}
+
+/// These (hash, batch, row) as one batch.
+pub(super) fn pick_zbatch(spec: &Spec, batches: &[ZBatch], rows: &[(u64, u32, u32)]) -> Result<ZBatch> {
+    let at: Vec<(usize, usize)> = rows.iter().map(|(_, b, i)| (*b as usize, *i as usize)).collect();
+    let mut columns = Vec::with_capacity(spec.schema.fields().len());
+    for c in 0..spec.schema.fields().len() {
+        let arrays: Vec<&dyn arrow::array::Array> = batches.iter().map(|b| b.rows.column(c).as_ref()).collect();
+        columns.push(arrow::compute::interleave(&arrays, &at).e()?);
+    }
+    let weights = if batches.iter().all(|b| matches!(b.weights, Weights::AllOne)) {
+        Weights::AllOne
+    } else {
+        let w: Vec<i64> = at.iter().map(|(b, i)| batches[*b].weight(*i)).collect();
+        if w.iter().all(|w| *w == 1) { Weights::AllOne } else { Weights::Dense(w.into()) }
+    };
+    Ok(ZBatch::new(spec.batch(columns, rows.len())?, weights))
+}

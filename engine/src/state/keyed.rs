@@ -1,1 +1,0 @@
-//! Private per-key state of one operator.

@@ -1,0 +1,120 @@
+//! The dialect handed to sqlparser: PostgreSQL's, with table versioning, and a budget that stops exponential
+//! backtracking.
+
+use std::any::TypeId;
+use std::cell::Cell;
+
+use sqlparser::ast::Expr;
+use sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
+use sqlparser::keywords::Keyword;
+use sqlparser::parser::{Parser, ParserError};
+
+const PG: PostgreSqlDialect = PostgreSqlDialect {};
+
+/// PostgreSQL's grammar with our additions.
+///
+/// sqlparser tries alternatives by parsing the same tokens again, which doubles the work for each level of some
+/// nestings. Every expression and table factor passes through a hook of the dialect, so the hooks count, and over
+/// budget they answer with the one error that sqlparser does not swallow while backtracking.
+#[derive(Debug)]
+pub(crate) struct MillstreamDialect {
+    budget: Cell<usize>,
+}
+
+impl MillstreamDialect {
+    /// For a statement of so many tokens.
+    pub fn new(tokens: usize) -> Self {
+        Self { budget: Cell::new(100_000 + 64 * tokens) }
+    }
+
+    fn spend(&self) -> bool {
+        let left = self.budget.get();
+        self.budget.set(left.saturating_sub(1));
+        left > 0
+    }
+}
+
+macro_rules! as_postgres {
+    ($($name:ident),* $(,)?) => {
+        $(fn $name(&self) -> bool {
+            PG.$name()
+        })*
+    };
+}
+
+impl Dialect for MillstreamDialect {
+    fn dialect(&self) -> TypeId {
+        TypeId::of::<PostgreSqlDialect>()
+    }
+    fn identifier_quote_style(&self, identifier: &str) -> Option<char> {
+        PG.identifier_quote_style(identifier)
+    }
+    fn is_delimited_identifier_start(&self, ch: char) -> bool {
+        PG.is_delimited_identifier_start(ch)
+    }
+    fn is_identifier_start(&self, ch: char) -> bool {
+        PG.is_identifier_start(ch)
+    }
+    fn is_identifier_part(&self, ch: char) -> bool {
+        PG.is_identifier_part(ch)
+    }
+    fn is_custom_operator_part(&self, ch: char) -> bool {
+        PG.is_custom_operator_part(ch)
+    }
+    fn is_reserved_for_identifier(&self, kw: Keyword) -> bool {
+        PG.is_reserved_for_identifier(kw)
+    }
+    fn prec_value(&self, prec: Precedence) -> u8 {
+        PG.prec_value(prec)
+    }
+    fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
+        if !self.spend() {
+            return Some(Err(ParserError::RecursionLimitExceeded));
+        }
+        PG.get_next_precedence(parser)
+    }
+    fn parse_prefix(&self, _parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
+        if self.spend() { None } else { Some(Err(ParserError::RecursionLimitExceeded)) }
+    }
+    fn supports_table_versioning(&self) -> bool {
+        true
+    }
+    // PostgreSQL's dialect allows any expression as the name of a named argument and tries it first, which parses
+    // every nested call twice: 2^depth. Plain names are enough.
+    fn supports_named_fn_args_with_expr_name(&self) -> bool {
+        false
+    }
+    fn supports_window_clause_named_window_reference(&self) -> bool {
+        true
+    }
+    as_postgres!(
+        supports_unicode_string_literal,
+        supports_filter_during_aggregation,
+        supports_group_by_expr,
+        allow_extract_custom,
+        allow_extract_single_quotes,
+        supports_create_index_with_clause,
+        supports_explain_with_utility_options,
+        supports_listen_notify,
+        supports_factorial_operator,
+        supports_bitwise_shift_operators,
+        supports_comment_on,
+        supports_load_extension,
+        supports_named_fn_args_with_colon_operator,
+        supports_empty_projections,
+        supports_nested_comments,
+        supports_string_escape_constant,
+        supports_numeric_literal_underscores,
+        supports_array_typedef_with_brackets,
+        supports_geometric_types,
+        supports_set_names,
+        supports_alter_column_type_using,
+        supports_notnull_operator,
+        supports_interval_options,
+        supports_insert_table_alias,
+        supports_create_table_like_parenthesized,
+        supports_select_wildcard_with_alias,
+        supports_comma_separated_trim,
+        supports_xml_expressions,
+    );
+}
