@@ -8,8 +8,6 @@ mod window_tvf;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-
 use datafusion::config::Dialect;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
@@ -94,9 +92,4 @@ fn names(state: &SessionState) -> Vec<String> {
         }
     }
     names
-}
-
-/// The functions a plan stored by this version may name, as one registry.
-pub fn registry() -> Arc<SessionState> {
-    Arc::new(session_state_for_views())
 }
