@@ -1,3 +1,6 @@
 //! Helpers of the whole-system tests, and the scripts that start real services.
 
 pub mod kafka;
+pub mod nexmark;
+pub mod python;
+pub mod server;
