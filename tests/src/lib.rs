@@ -1,3 +1,4 @@
 //! Helpers of the whole-system tests, and the scripts that start real services.
 
 pub mod kafka;
+pub mod oracle;
