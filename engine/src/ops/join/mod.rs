@@ -172,7 +172,8 @@ impl JoinOp {
     /// Preserved rows that cannot have a partner.
     fn emit_alone(&self, left: &ZBatch, right: &ZBatch, sink: &mut Sink<'_>) -> Result<()> {
         // Nothing but NULL on both sides of a full join gives equal rows.
-        let hold = !left.is_empty() && !right.is_empty() && !(left.append_only() && right.append_only());
+        let both = !left.is_empty() && !right.is_empty();
+        let hold = both && (!left.append_only() || !right.append_only());
         if hold {
             sink.hold();
         }
