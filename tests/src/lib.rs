@@ -4,3 +4,4 @@ pub mod kafka;
 pub mod nexmark;
 pub mod python;
 pub mod server;
+pub mod oracle;
