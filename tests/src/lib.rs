@@ -2,6 +2,6 @@
 
 pub mod kafka;
 pub mod nexmark;
+pub mod oracle;
 pub mod python;
 pub mod server;
-pub mod oracle;
