@@ -261,7 +261,11 @@ impl EngineInner {
 
     /// The engine cannot go on: everyone who waits gets the error.
     pub(crate) fn fail(&self, error: Error) {
-        tracing::error!(code = error.code.0, "engine stopped: {}", error.message);
+        if error.code == SqlState::ADMIN_SHUTDOWN {
+            tracing::info!("engine stopped");
+        } else {
+            tracing::error!(code = error.code.0, "engine stopped: {}", error.message);
+        }
         self.failed.send_if_modified(|f| {
             let first = f.is_none();
             if first {
