@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use millstream_connectors::nexmark::Nexmark;
+use millstream_connectors::nexmark::{DEFAULT_GAP_US, DEFAULT_START_US, Nexmark};
 use millstream_tests::kafka::Kafka;
 use millstream_tests::nexmark::{GROUP, count, envelope_columns, envelope_views, query, write_envelopes};
 use millstream_tests::python::DuckDb;
@@ -49,7 +49,8 @@ fn produce(
     let producer: ThreadedProducer<DefaultProducerContext> =
         kafka.client().set("linger.ms", "5").set("enable.idempotence", "true").create().expect("a producer");
     let mut file = std::io::BufWriter::new(std::fs::File::create(file).expect("a file"));
-    let generator = Nexmark::new(11);
+    // Ten times the usual gap: the windows are small, and there are many.
+    let generator = Nexmark::with_time(11, DEFAULT_START_US, 10 * DEFAULT_GAP_US);
     let mut offsets = [0i64; PARTITIONS as usize];
     let mut poison = Vec::new();
     let mut send = |partition: i32, payload: &[u8]| {
