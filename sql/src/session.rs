@@ -2,9 +2,11 @@
 //! both always agree.
 
 mod errors;
+mod unsupported;
 mod window_tvf;
 
-use std::sync::Arc;
+#[cfg(test)]
+mod tests;
 
 use datafusion::config::Dialect;
 use datafusion::execution::{SessionState, SessionStateBuilder};
@@ -71,8 +73,11 @@ pub fn session_state_for_views() -> SessionState {
 pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) -> Result<LogicalPlan> {
     let mut query = query.clone();
     window_tvf::rewrite(&mut query, text)?;
+    unsupported::check_syntax(&query)?;
     let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
-    state.statement_to_plan(statement).await.map_err(|e| from_datafusion_in(e, text, &names(state)))
+    let plan = state.statement_to_plan(statement).await.map_err(|e| from_datafusion_in(e, text, &names(state)))?;
+    unsupported::check_plan(&plan)?;
+    Ok(plan)
 }
 
 /// Names of relations a user could have meant.
@@ -87,9 +92,4 @@ fn names(state: &SessionState) -> Vec<String> {
         }
     }
     names
-}
-
-/// The functions a plan stored by this version may name, as one registry.
-pub fn registry() -> Arc<SessionState> {
-    Arc::new(session_state_for_views())
 }

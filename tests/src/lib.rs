@@ -2,3 +2,6 @@
 
 pub mod kafka;
 pub mod oracle;
+pub mod nexmark;
+pub mod python;
+pub mod server;

@@ -14,9 +14,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::parquet::arrow::async_reader::ParquetObjectReader;
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringViewArray, UInt32Array};
-use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
@@ -280,16 +279,6 @@ impl Source for FileSource {
         }
         Ok(readers)
     }
-}
-
-/// Reads a Parquet object of known size.
-fn parquet_object(place: &Place, file: &FileInfo) -> ParquetObjectReader {
-    ParquetObjectReader::new(place.store.clone(), file.location.clone()).with_file_size(file.size)
-}
-
-/// The fields of a schema, as a set of top-level names.
-fn root_names(fields: &Fields) -> Vec<&str> {
-    fields.iter().map(|f| f.name().as_str()).collect()
 }
 
 #[cfg(test)]

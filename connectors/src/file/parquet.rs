@@ -1,20 +1,57 @@
 //! Parquet files: rows by number, columns by name.
 
+use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt, TryFutureExt};
+use futures::stream::StreamExt;
+use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
+use super::TERMINAL;
 use super::place::{FileInfo, Place};
-use super::{TERMINAL, parquet_object, root_names};
 use crate::{ConnectorError, Position, Result};
 
 /// Batches of one file.
-pub(super) type Stream = ParquetRecordBatchStream<ParquetObjectReader>;
+pub(super) type Stream = ParquetRecordBatchStream<StoredFile>;
+
+/// Reads ranges of a file whose size is known.
+pub(super) struct StoredFile {
+    store: Arc<dyn ObjectStore>,
+    file: FileInfo,
+}
+
+fn external(e: object_store::Error) -> ParquetError {
+    ParquetError::External(Box::new(e))
+}
+
+impl AsyncFileReader for StoredFile {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
+        self.store.get_range(&self.file.location, range).map_err(external).boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
+        async move { self.store.get_ranges(&self.file.location, &ranges).await.map_err(external) }.boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
+        let size = self.file.size;
+        let reader = ParquetMetaDataReader::new().with_arrow_reader_options(options);
+        async move { reader.load_and_finish(self, size).await.map(Arc::new) }.boxed()
+    }
+}
 
 /// Why a file cannot be read.
 pub(super) enum Trouble {
@@ -25,7 +62,7 @@ pub(super) enum Trouble {
 }
 
 /// Tells a broken file from a store that does not answer.
-pub(super) fn trouble(place: &Place, file: &str, e: ParquetError) -> Trouble {
+fn trouble(place: &Place, file: &str, e: ParquetError) -> Trouble {
     match e {
         ParquetError::External(inner) => match inner.downcast::<object_store::Error>() {
             Ok(store) => Trouble::Outside(place.error(file, *store)),
@@ -38,11 +75,15 @@ pub(super) fn trouble(place: &Place, file: &str, e: ParquetError) -> Trouble {
 async fn builder(
     place: &Place,
     file: &FileInfo,
-) -> std::result::Result<ParquetRecordBatchStreamBuilder<ParquetObjectReader>, Trouble> {
+) -> std::result::Result<ParquetRecordBatchStreamBuilder<StoredFile>, Trouble> {
     if file.size < 12 {
         return Err(Trouble::Broken("the Parquet file is too short".into()));
     }
-    ParquetRecordBatchStreamBuilder::new(parquet_object(place, file)).await.map_err(|e| trouble(place, &file.split, e))
+    let reader = StoredFile { store: place.store.clone(), file: file.clone() };
+    match AssertUnwindSafe(ParquetRecordBatchStreamBuilder::new(reader)).catch_unwind().await {
+        Ok(built) => built.map_err(|e| trouble(place, &file.split, e)),
+        Err(_) => Err(Trouble::Broken("the Parquet reader failed on the footer".into())),
+    }
 }
 
 /// Opens a file at a row.
@@ -72,8 +113,7 @@ pub(super) async fn stream(
             _ => {}
         }
     }
-    let wanted = root_names(columns.fields());
-    let roots = have.fields().iter().enumerate().filter(|(_, f)| wanted.contains(&f.name().as_str())).map(|(i, _)| i);
+    let roots = have.fields().iter().enumerate().filter(|(_, f)| columns.index_of(f.name()).is_ok()).map(|(i, _)| i);
     let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
     builder = builder.with_projection(mask).with_batch_size(batch_rows);
     if from > 0 {
@@ -83,6 +123,18 @@ pub(super) async fn stream(
         builder = builder.with_limit(usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX));
     }
     builder.build().map_err(|e| trouble(place, &file.split, e))
+}
+
+/// The next batch. After trouble the stream is of no use.
+pub(super) async fn next(
+    place: &Place,
+    file: &str,
+    stream: &mut Stream,
+) -> Option<std::result::Result<RecordBatch, Trouble>> {
+    match AssertUnwindSafe(stream.next()).catch_unwind().await {
+        Ok(batch) => batch.map(|b| b.map_err(|e| trouble(place, file, e))),
+        Err(_) => Some(Err(Trouble::Broken("the Parquet reader failed on the data".into()))),
+    }
 }
 
 /// Gives a batch the columns and types of the stream.

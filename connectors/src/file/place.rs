@@ -185,10 +185,9 @@ fn split_glob(text: &str) -> (String, Vec<String>) {
 fn glob_path(pattern: &[String], path: &[&str]) -> bool {
     match (pattern.split_first(), path.split_first()) {
         (None, None) => true,
-        (Some((p, rest)), _) if p == "**" => {
-            // As the last segment it takes any file below.
-            (rest.is_empty() && !path.is_empty()) || (0..=path.len()).any(|n| glob_path(rest, &path[n..]))
-        }
+        // As the last segment it takes any file below.
+        (Some((p, rest)), _) if p == "**" && rest.is_empty() => !path.is_empty(),
+        (Some((p, rest)), _) if p == "**" => (0..=path.len()).any(|n| glob_path(rest, &path[n..])),
         (Some((p, rest)), Some((s, tail))) => {
             (p.starts_with('.') || !s.starts_with('.'))
                 && glob_name(p.as_bytes(), s.as_bytes())

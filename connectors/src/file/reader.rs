@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt;
 use object_store::ObjectStoreExt;
 use tokio::time::Instant;
 
@@ -121,9 +120,8 @@ impl FileReader {
     async fn look(&mut self) -> Result<()> {
         let listed = self.shared.place.list().await?;
         self.next_look = Instant::now() + self.shared.poll_interval;
-        let gone = self.files.keys().find(|s| listed.binary_search_by(|f| f.split.cmp(s)).is_err());
-        // Paths sort alike as locations and as splits only if no character sorts below '/': look twice before failing.
-        if let Some(split) = gone.filter(|s| !listed.iter().any(|f| f.split == **s)) {
+        let there: std::collections::HashSet<&str> = listed.iter().map(|f| &*f.split).collect();
+        if let Some(split) = self.files.keys().find(|s| !there.contains(&***s)) {
             return Err(ConnectorError::lost(format!("file \"{split}\" of stream \"{}\" is gone", self.shared.name))
                 .hint("Restore the file; a stream's files must stay as long as the stream."));
         }
@@ -300,16 +298,16 @@ async fn advance_parquet(
         }
     }
     let Some(open) = stream else { return Ok(None) };
-    let conformed = match open.next().await {
+    let conformed = match parquet::next(place, &file.info.split, open).await {
         None => {
             file.settled = true;
             return Ok(None);
         }
         Some(Ok(batch)) => parquet::conform(&batch, &shared.columns),
-        Some(Err(e)) => {
-            // The stream is of no use after an error: open it anew at the position.
+        Some(Err(trouble)) => {
+            // The stream is of no use after an error: the next poll opens it anew at the position.
             *stream = None;
-            match parquet::trouble(place, &file.info.split, e) {
+            match trouble {
                 Trouble::Broken(reason) => Err(reason),
                 Trouble::Outside(e) => return Err(e),
             }
@@ -333,7 +331,12 @@ impl SourceReader for FileReader {
         loop {
             if self.current.is_some() || self.pick() {
                 match self.advance(rows_max).await? {
-                    Some(chunk) => return Ok(SourceEvent::Chunk(chunk)),
+                    Some(chunk) => {
+                        if chunk.end == TERMINAL {
+                            self.current = None;
+                        }
+                        return Ok(SourceEvent::Chunk(chunk));
+                    }
                     None => self.current = None,
                 }
                 continue;

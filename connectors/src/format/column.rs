@@ -134,11 +134,11 @@ impl StructColumn {
         std::mem::replace(&mut self.seen[field], object) != object
     }
 
-    /// Fills the fields that were not set; the first that must not be NULL is the fault.
+    /// Fills the fields that were not set, once; the first that must not be NULL is the fault.
     pub fn complete(&mut self, object: u64) -> Push {
         let mut fault = None;
         for (i, column) in self.columns.iter_mut().enumerate() {
-            if self.seen[i] != object {
+            if std::mem::replace(&mut self.seen[i], object) != object {
                 column.push_absent();
                 if !column.nullable && fault.is_none() {
                     fault =

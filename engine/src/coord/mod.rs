@@ -402,3 +402,12 @@ impl std::fmt::Debug for Engine {
         f.debug_struct("Engine").field("data", &self.inner.options.data).finish_non_exhaustive()
     }
 }
+
+impl Drop for EngineInner {
+    fn drop(&mut self) {
+        // A runtime must not be dropped where blocking is not allowed, and an engine may be dropped anywhere.
+        if let Some(runtime) = self.runtime.get_mut().take() {
+            runtime.shutdown_background();
+        }
+    }
+}

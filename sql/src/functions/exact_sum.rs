@@ -345,6 +345,8 @@ fn round(digits: &[u32; DIGITS]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use proptest::prelude::*;
 

@@ -1,8 +1,10 @@
 //! IncPlan as text.
 
-use arrow::datatypes::Schema;
-use datafusion::common::Column;
+use std::borrow::Cow;
+
+use arrow::datatypes::{DataType, Schema};
 use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::Expr;
 
 use super::{AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, SortColumn, Tier};
@@ -171,11 +173,23 @@ fn reason(op: &IncOp) -> &str {
 
 /// The stored plan's top operator.
 fn first_line(plan: &datafusion::logical_expr::LogicalPlan) -> String {
-    plan.display().to_string()
+    let text = plan.display().to_string();
+    match text.char_indices().nth(100) {
+        None => text,
+        Some((end, _)) => format!("{}..", &text[..end]),
+    }
 }
 
-fn name(schema: &Schema, i: usize) -> &str {
-    schema.fields().get(i).map_or("?", |f| f.name())
+/// A column's name; generated ones can be very long.
+fn name(schema: &Schema, i: usize) -> Cow<'_, str> {
+    const LONGEST: usize = 48;
+    match schema.fields().get(i).map(|f| f.name().as_str()) {
+        None => Cow::Borrowed("?"),
+        Some(n) => match n.char_indices().nth(LONGEST) {
+            None => Cow::Borrowed(n),
+            Some((end, _)) => Cow::Owned(format!("{}..", &n[..end])),
+        },
+    }
 }
 
 fn names(schema: &Schema, columns: &[usize]) -> String {
@@ -183,18 +197,36 @@ fn names(schema: &Schema, columns: &[usize]) -> String {
 }
 
 fn all_names(schema: &Schema) -> String {
-    schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ")
+    (0..schema.fields().len()).map(|i| name(schema, i)).collect::<Vec<_>>().join(", ")
 }
 
+/// An expression with the names of its columns and literals as SQL writes them.
 fn text_of(e: &PlanExpr, schema: &Schema) -> String {
+    let shown = |text: String| Expr::Column(Column::new_unqualified(text));
     let named = e.expr.clone().transform_up(|x| {
         let column = PlanExpr { expr: x };
         Ok(match (&column.expr, column.as_column()) {
-            (Expr::Column(_), Some(i)) => Transformed::yes(Expr::Column(Column::new_unqualified(name(schema, i)))),
+            (Expr::Column(_), Some(i)) => Transformed::yes(shown(name(schema, i).into_owned())),
+            (Expr::Literal(value, _), _) => Transformed::yes(shown(literal(value))),
             _ => Transformed::no(column.expr),
         })
     });
-    named.map_or_else(|e| e.to_string(), |t| t.data.human_display().to_string())
+    named.map_or_else(|e| e.to_string(), |t| t.data.to_string())
+}
+
+fn literal(value: &ScalarValue) -> String {
+    if value.is_null() {
+        return "NULL".to_owned();
+    }
+    let text = value
+        .to_array()
+        .and_then(|a| Ok(arrow::util::display::array_value_to_string(&a, 0)?))
+        .unwrap_or_else(|_| value.to_string());
+    match value.data_type() {
+        DataType::Interval(_) => format!("INTERVAL '{text}'"),
+        t if t.is_numeric() || t == DataType::Boolean => text,
+        _ => format!("'{}'", text.replace('\'', "''")),
+    }
 }
 
 fn agg_text(a: &AggCall, schema: &Schema) -> String {
@@ -208,7 +240,7 @@ fn agg_text(a: &AggCall, schema: &Schema) -> String {
         AggFunc::BoolOr => "bool_or",
     };
     let distinct = if a.distinct { "distinct " } else { "" };
-    let arg = a.arg.map_or("*", |i| name(schema, i));
+    let arg = a.arg.map_or(Cow::Borrowed("*"), |i| name(schema, i));
     let filter = a.filter.map_or(String::new(), |f| format!(" filter {}", name(schema, f)));
     format!("{func}({distinct}{arg}){filter}")
 }

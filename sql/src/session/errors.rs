@@ -108,6 +108,16 @@ fn plan_error(message: &str, text: &str, relations: &[String]) -> SqlError {
             format!("column \"{name}\" must appear in the GROUP BY clause or be used in an aggregate function");
         return place(SqlError::new(SqlState::GROUPING_ERROR, message), text, name.rsplit('.').next().unwrap_or(name));
     }
+    if let Some(call) = between(&message, "argument types '", "'") {
+        let name = call.split('(').next().unwrap_or(call);
+        let out = match between(&message, "External error: ", ". No function matches") {
+            Some(why) => SqlError::new(SqlState::DATATYPE_MISMATCH, why),
+            None => SqlError::new(SqlState::UNDEFINED_FUNCTION, format!("function {call} does not exist")).hint(
+                "No function matches the given name and argument types. You might need to add explicit type casts.",
+            ),
+        };
+        return place(out, text, name.split('_').next().filter(|_| name == "tumble_start").unwrap_or(name));
+    }
     let code = if lower.contains("group by") || lower.contains("must appear in") || lower.contains("nested aggregate") {
         SqlState::GROUPING_ERROR
     } else if lower.contains("no function matches")

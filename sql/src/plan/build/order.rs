@@ -71,7 +71,7 @@ impl Builder<'_> {
                 let top = self.add(op, vec![input], schema);
                 self.keep_columns(top, (0..s.input.schema().fields().len()).collect(), arrow_schema(s.input.schema()))
             }
-            _ => Err(SqlError::unsupported("LIMIT without ORDER BY in a view")
+            _ => Err(SqlError::unsupported("LIMIT or OFFSET without ORDER BY in a view")
                 .detail("Which rows it keeps would depend on the order in which they arrived.")
                 .hint("Add ORDER BY, or put the LIMIT into the query that reads the view.")
                 .into()),

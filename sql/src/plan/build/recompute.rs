@@ -103,7 +103,13 @@ impl Builder<'_> {
         let stored = plan.clone().transform_down_with_subqueries(|node| {
             let LogicalPlan::TableScan(scan) = &node else { return Ok(Transformed::no(node)) };
             if self.relations.resolve(&scan.table_name).is_none() {
-                return Ok(Transformed::no(node)); // the working table of a recursion
+                // The working table of a recursion: it is stored by name and columns, so the choice of columns goes
+                // into a projection.
+                let Some(chosen) = &scan.projection else { return Ok(Transformed::no(node)) };
+                let full = LogicalPlanBuilder::scan(scan.table_name.clone(), Arc::clone(&scan.source), None)?;
+                let columns: Vec<Expr> =
+                    chosen.iter().map(|i| Expr::Column(Column::from(full.schema().qualified_field(*i)))).collect();
+                return Ok(Transformed::new(full.project(columns)?.build()?, true, TreeNodeRecursion::Jump));
             }
             let planned = self.scan(scan);
             match planned.and_then(|id| Ok((id, leaf(inputs.len(), &scan.projected_schema, &self.schema(id))?))) {

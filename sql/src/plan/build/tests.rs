@@ -1,5 +1,7 @@
 //! Plans of queries, as EXPLAIN shows them.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
@@ -11,9 +13,11 @@ use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
 use super::{Relations, build};
-use crate::error::SqlError;
+use crate::error::{SqlError, SqlState};
 use crate::plan::explain::explain;
-use crate::plan::{ChangelogKind, IncPlan, RelationId};
+use crate::plan::expr::positional_schema;
+use crate::plan::serialize::{from_json, to_json};
+use crate::plan::{ChangelogKind, IncOp, IncPlan, RelationId};
 use crate::session::{plan_query, session_state_for_views};
 
 pub(crate) struct Tables;
@@ -67,19 +71,112 @@ pub(crate) fn futures_block<T>(f: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(f)
 }
 
-pub(crate) fn shown(sql: &str) -> String {
-    let plan = try_plan(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
-    explain(&plan, &|r| NAMES[r.0 as usize].to_owned(), false).join("\n")
+/// Every query with its plan or its error.
+fn all() -> String {
+    let one = |sql: &&str| match try_plan(sql) {
+        Ok(p) => {
+            let lines = explain(&p, &|r| NAMES[r.0 as usize].to_owned(), false);
+            format!("== {sql}\n{}\n", lines.join("\n"))
+        }
+        Err(e) => format!("== {sql}\nERROR {} at {}: {e}\n", e.code.0, e.position.unwrap_or(0)),
+    };
+    QUERIES.iter().map(one).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
-fn probe() {
+fn plans_are_as_recorded() {
+    let recorded = include_str!("snapshots.txt");
+    let now = all();
+    for (a, b) in recorded.split("\n== ").zip(now.split("\n== ")) {
+        assert_eq!(a.trim_end(), b.trim_end());
+    }
+    assert_eq!(recorded.trim_end(), now.trim_end());
+}
+
+#[test]
+fn stored_plans_come_back_as_they_were() {
+    let state = test_state();
     for sql in QUERIES {
-        match try_plan(sql) {
-            Ok(p) => println!("== {sql}\n{}\n", explain(&p, &|r| NAMES[r.0 as usize].to_owned(), false).join("\n")),
-            Err(e) => println!("== {sql}\nERROR {} {e} at {:?}\n", e.code.0, e.position),
+        let Ok(plan) = try_plan(sql) else { continue };
+        let json = to_json(&plan).unwrap_or_else(|e| panic!("{sql}: {e}"));
+        let text = json.to_string();
+        let back = from_json(&state, &serde_json::from_str(&text).unwrap()).unwrap_or_else(|e| panic!("{sql}: {e}"));
+        assert_eq!(format!("{:?}", plan.nodes), format!("{:?}", back.nodes), "{sql}");
+        assert_eq!((plan.output, &plan.read_order), (back.output, &back.read_order));
+        assert_eq!(to_json(&back).unwrap().to_string(), text, "{sql}");
+    }
+}
+
+#[test]
+fn stored_plans_of_another_version_are_refused() {
+    let mut json = to_json(&try_plan("select a from t").unwrap()).unwrap();
+    json["version"] = 99.into();
+    let error = from_json(&test_state(), &json).unwrap_err();
+    assert_eq!(error.code, SqlState::DATA_CORRUPTED);
+    assert!(error.message.contains("version 99"), "{}", error.message);
+}
+
+#[test]
+fn nodes_are_in_order_and_typed_as_batch_types_them() {
+    let state = test_state();
+    for sql in QUERIES {
+        let Ok(plan) = try_plan(sql) else { continue };
+        for (i, node) in plan.nodes.iter().enumerate() {
+            assert!(node.inputs.iter().all(|n| (n.0 as usize) < i), "{sql}");
+            assert!(!node.schema.fields().is_empty(), "{sql}: node {i} has no column");
+            if let IncOp::Map { predicates, exprs } = &node.op {
+                let input = plan.node(node.inputs[0]);
+                for p in predicates {
+                    p.compile(&input.schema).unwrap();
+                }
+                for (e, f) in exprs.iter().flatten().zip(node.schema.fields()) {
+                    let t = e.compile(&input.schema).unwrap().data_type(&positional_schema(&input.schema)).unwrap();
+                    assert_eq!(&t, f.data_type(), "{sql}");
+                }
+            }
+        }
+        let logical = futures_block(plan_query(&state, &query(sql), sql)).unwrap();
+        let batch = state.optimize(&logical).unwrap();
+        let columns =
+            |s: &Schema| s.fields().iter().map(|f| (f.name().clone(), f.data_type().clone())).collect::<Vec<_>>();
+        assert_eq!(columns(plan.schema()), columns(batch.schema().as_arrow()), "{sql}");
+    }
+}
+
+#[test]
+fn both_sides_of_a_join_meet_on_the_same_shard() {
+    for sql in QUERIES {
+        let Ok(plan) = try_plan(sql) else { continue };
+        for node in &plan.nodes {
+            let IncOp::Join { on, .. } = &node.op else { continue };
+            let (l, r) = (&plan.node(node.inputs[0]).schema, &plan.node(node.inputs[1]).schema);
+            for (a, b) in on {
+                assert_eq!(l.field(*a).data_type(), r.field(*b).data_type(), "{sql}");
+            }
         }
     }
+}
+
+#[test]
+fn a_plan_of_appends_is_append_only() {
+    let kind = |sql: &str| {
+        let p = try_plan(sql).unwrap();
+        p.node(p.output).kind
+    };
+    assert_eq!(kind("select k, ts from e where k > 1"), ChangelogKind::Append);
+    assert_eq!(kind("select distinct k from e"), ChangelogKind::Append);
+    assert_eq!(kind("select x.k from e x join e y on x.k = y.k"), ChangelogKind::Append);
+    assert_eq!(kind("select x.k from e x left join e y on x.k = y.k"), ChangelogKind::Retract);
+    assert_eq!(kind("select k, count(*) from e group by k"), ChangelogKind::Retract);
+    assert_eq!(kind("select a from t"), ChangelogKind::Retract);
+}
+
+#[test]
+fn state_of_operators_is_explained() {
+    let plan = try_plan("select t.a, max(u.b) from t join u on t.a = u.a group by t.a").unwrap();
+    let text = explain(&plan, &|r| NAMES[r.0 as usize].to_owned(), true).join("\n");
+    assert!(text.contains("keeps the rows of both sides, indexed by (a) and (a)"), "{text}");
+    assert!(text.contains("keeps a row of accumulators per (a), and counters of values"), "{text}");
 }
 
 const QUERIES: &[&str] = &[
@@ -144,4 +241,33 @@ const QUERIES: &[&str] = &[
     "select date_trunc('hour', ts) as h, count(*) from e group by 1",
     "select * from t where a between 1 and 3 and s is not null",
     "select first_value(b order by c) from t group by a",
+    "select k, window_start, count(*) from tumble(e, ts, interval '1 minute') group by k, window_start",
+    "select x.k, x.window_end from hop(e, ts, interval '10 seconds', interval '1 minute', interval '5 seconds') x",
+    "with q as (select k, ts from e where k > 1) select q.k, window_start from tumble(q, ts, interval '1' day)",
+    "select window_start from tumble((select ts from e), ts, size => interval '1 hour')",
+    "select tumble(ts, interval '5 minutes') as w, count(*) from e group by tumble(ts, interval '5 minutes')",
+    "select * from hop(e, ts, interval '1 hour', interval '1 minute')",
+    "select * from tumble(e, ts, interval '1 month')",
+    "select * from tumble(e, k, interval '1 minute')",
+    "select * from tumble(e, ts)",
+    "select * from tumble(e, tss, interval '1 minute')",
+    "select count(*) from t cross join u",
+    "select count(*) from t where not exists (select 1 from u)",
+    "select a, count(*) over () from t",
+    "select distinct a from t order by a desc limit 5",
+    "select * from t order by a + b limit 2",
+    "select * from (select t.*, row_number() over (order by a) as rn from t) q where rn < 4 and b > 1 and rn > 1",
+    "select * from (select a, row_number() over (partition by b order by a) as rn from t) q where rn = 2",
+    "select a from t except all select a from u",
+    "select a from t offset 3",
+    "select a from t where a not in (select b from u) or b = 1",
+    "select string_agg(s, ',' order by s) from t group by b + 1",
+    "select count(*) filter (where a > 1), avg(b) from t",
+    "select a, b from t where a = (select b from u where s = 'x')",
+    "select * from t where a = any(select b from u)",
+    "select * from t join lateral (select sum(b) as sb from u where u.a = t.a) l on true",
+    "select sum(a), sum(c), avg(a) from u",
+    "select sum(s) from t",
+    "select * from generate_series(1, 3)",
+    "select u.c + t.b, t.c * 2 from t join u on t.a = u.a and t.b = u.b where u.s is null",
 ];
