@@ -265,7 +265,7 @@ pub fn parse_size(s: &str) -> Option<usize> {
         _ => return None,
     };
     let bytes = n * f64::from(1u32 << shift.min(30)) * if shift > 30 { 1024.0 } else { 1.0 };
-    (bytes.is_finite() && bytes >= 1.0 && bytes < 9e15).then_some(bytes as usize)
+    (1.0..9e15).contains(&bytes).then_some(bytes as usize)
 }
 
 /// `500ms`, `10s`, `2min`, `1h`, `0`; bare numbers are seconds.

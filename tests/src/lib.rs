@@ -5,3 +5,7 @@ pub mod oracle;
 pub mod nexmark;
 pub mod python;
 pub mod server;
+pub mod nexmark;
+pub mod python;
+pub mod server;
+pub mod oracle;

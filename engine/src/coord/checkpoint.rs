@@ -6,7 +6,7 @@
 //!
 //! Frozen parts that could not be uploaded stay in the [`Writer`] and go with the next checkpoint.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -31,8 +31,8 @@ const MANIFESTS_KEPT: usize = 3;
 pub(super) struct Collecting {
     epoch: Epoch,
     waiting: BTreeSet<GroupId>,
-    frozen: BTreeMap<String, Vec<FrozenSlot>>,
-    shards: u32,
+    /// By owner: its shards, and what they froze.
+    frozen: BTreeMap<String, (u32, Vec<FrozenSlot>)>,
 }
 
 /// Slot of an owner: (shard, node, slot).
@@ -47,6 +47,8 @@ pub(super) struct Writer {
     pub shards: BTreeMap<String, u32>,
     /// Frozen, in order, with true where it replaces all before.
     pending: Vec<(String, SlotKey, bool, Vec<RecordBatch>)>,
+    /// WAL numbers of the newest manifests, oldest first: a fallback to any of them needs the log from there.
+    wal_seqs: VecDeque<u64>,
 }
 
 /// Everything of a checkpoint except state.
@@ -75,14 +77,17 @@ impl EngineInner {
         group.running = true;
         let inner = self.clone();
         self.pool.spawn(move || {
-            let frozen: Vec<(RelationId, Result<Vec<FrozenSlot>>)> =
-                runner.jobs.iter_mut().map(|(job, j)| (*job, guarded(j, crate::job::JobRunner::freeze))).collect();
+            let frozen: Vec<(RelationId, u32, Result<Vec<FrozenSlot>>)> = runner
+                .jobs
+                .iter_mut()
+                .map(|(job, j)| (*job, j.shard_count(), guarded(j, crate::job::JobRunner::freeze)))
+                .collect();
             let mut st = inner.lock();
-            for (job, slots) in frozen {
+            for (job, shards, slots) in frozen {
                 match slots {
                     Ok(slots) => {
                         if let Some(c) = &mut st.collecting {
-                            c.frozen.insert(owner_of(job, true), slots);
+                            c.frozen.insert(owner_of(job, true), (shards, slots));
                         }
                     }
                     Err(e) => {
@@ -129,8 +134,8 @@ pub(crate) async fn checkpoint(inner: &Arc<EngineInner>) -> Result<()> {
         inner.advance(&mut st);
         drop(st);
         if let Some(c) = collected {
-            for (owner, slots) in c.frozen {
-                writer.shards.insert(owner.clone(), c.shards);
+            for (owner, (shards, slots)) in c.frozen {
+                writer.shards.insert(owner.clone(), shards);
                 for f in slots {
                     let key = (f.shard, f.node, f.delta.slot.to_owned());
                     writer.pending.push((owner.clone(), key, f.delta.replaces, f.delta.batches));
@@ -161,13 +166,15 @@ pub(crate) async fn checkpoint(inner: &Arc<EngineInner>) -> Result<()> {
             Manifest { catalog: codec::encode(&current)?, ..manifest }
         }
     };
-    extend(inner, manifest).await?;
+    extend(inner, &mut writer, manifest).await?;
     {
         let mut st = inner.lock();
         st.checkpoints += 1;
         st.last_checkpoint = header.epoch;
     }
-    if let Err(e) = inner.wal().truncate(header.wal_seq).await {
+    if let Some(oldest) = writer.wal_seqs.front().filter(|_| writer.wal_seqs.len() == MANIFESTS_KEPT)
+        && let Err(e) = inner.wal().truncate(*oldest).await
+    {
         tracing::warn!("old WAL objects could not be deleted: {}", e.message);
     }
     if let Err(e) = inner.store.collect_garbage(MANIFESTS_KEPT).await {
@@ -185,12 +192,12 @@ fn begin(inner: &Arc<EngineInner>) -> Result<Header> {
     }
     let epoch = st.sealed;
     st.add_cut(epoch);
-    let mut frozen: BTreeMap<String, Vec<FrozenSlot>> = BTreeMap::new();
+    let mut frozen: BTreeMap<String, (u32, Vec<FrozenSlot>)> = BTreeMap::new();
     let mut sources = BTreeMap::new();
     for (id, r) in &mut st.relations {
         if let Some(store) = &mut r.store {
             let delta = store.freeze()?;
-            frozen.insert(owner_of(*id, false), vec![FrozenSlot { shard: 0, node: OUTPUT_NODE, delta }]);
+            frozen.insert(owner_of(*id, false), (1, vec![FrozenSlot { shard: 0, node: OUTPUT_NODE, delta }]));
         }
         if let Some(s) = &r.source
             && s.readers > 0
@@ -201,7 +208,7 @@ fn begin(inner: &Arc<EngineInner>) -> Result<Header> {
     let mut live: BTreeSet<String> = frozen.keys().cloned().collect();
     live.extend(st.groups.values().flat_map(|g| g.jobs.iter().map(|j| owner_of(*j, true))));
     st.collecting =
-        Some(Collecting { epoch, waiting: st.groups.keys().copied().collect(), frozen, shards: inner.workers as u32 });
+        Some(Collecting { epoch, waiting: st.groups.keys().copied().collect(), frozen });
     let header = Header { epoch, clock: st.clock, wal_seq: st.wal_seq, catalog: st.catalog.clone(), sources, live };
     inner.advance(st);
     Ok(header)
@@ -278,14 +285,20 @@ pub(crate) async fn persist_catalog(inner: &Arc<EngineInner>, catalog: Catalog) 
     manifest.sources.retain(|id, _| known.contains(id));
     writer.stored.retain(|owner, _| owner_known(owner));
     writer.pending.retain(|(owner, ..)| owner_known(owner));
-    extend(inner, manifest).await?;
+    extend(inner, &mut writer, manifest).await?;
     let mut st = inner.lock();
     st.catalog = Arc::new(catalog);
     Ok(())
 }
 
-async fn extend(inner: &Arc<EngineInner>, manifest: Manifest) -> Result<()> {
-    inner.store.extend(manifest).await.map(drop).inspect_err(|e| fail_if_fenced(inner, e))
+async fn extend(inner: &Arc<EngineInner>, writer: &mut Writer, manifest: Manifest) -> Result<()> {
+    let wal_seq = manifest.wal_seq;
+    inner.store.extend(manifest).await.map(drop).inspect_err(|e| fail_if_fenced(inner, e))?;
+    writer.wal_seqs.push_back(wal_seq);
+    while writer.wal_seqs.len() > MANIFESTS_KEPT {
+        writer.wal_seqs.pop_front();
+    }
+    Ok(())
 }
 
 fn fail_if_fenced(inner: &Arc<EngineInner>, e: &Error) {

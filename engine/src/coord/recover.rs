@@ -216,7 +216,8 @@ async fn restore_jobs(inner: &Arc<EngineInner>, manifest: &Manifest) -> Result<V
             unbuilt.push(relation.id);
             continue;
         };
-        let mut job = JobRunner::new(plan.clone(), inner.workers, &inner.session_template)?;
+        // Keyed state is stored per shard, last write wins: it is restored into as many shards as wrote it.
+        let mut job = JobRunner::new(plan.clone(), stored.shards as usize, &inner.session_template)?;
         for (node, slot, batch) in fetch(&inner.store, stored).await? {
             job.restore(node, &slot, &batch)?;
         }

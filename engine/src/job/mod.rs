@@ -108,6 +108,11 @@ impl JobRunner {
         Ok(Self { plan, shards, stage, stages, errors: ErrorSet::default(), started: false, pending_rows: 0 })
     }
 
+    /// How many shards its state is cut into: fixed when the view is built, whatever the number of workers later.
+    pub fn shard_count(&self) -> u32 {
+        self.shards.len() as u32
+    }
+
     /// Its plan.
     pub fn plan(&self) -> &Arc<IncPlan> {
         &self.plan

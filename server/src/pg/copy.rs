@@ -387,7 +387,7 @@ pub fn parse_bytea(s: &str) -> Option<Vec<u8>> {
             .filter(|c| !c.is_whitespace())
             .map(|c| c.to_digit(16).map(|d| d as u8))
             .collect::<Option<_>>()?;
-        return (digits.len() % 2 == 0).then(|| digits.chunks(2).map(|p| p[0] << 4 | p[1]).collect());
+        return digits.len().is_multiple_of(2).then(|| digits.chunks(2).map(|p| p[0] << 4 | p[1]).collect());
     }
     let mut out = Vec::with_capacity(s.len());
     let mut b = s.as_bytes();

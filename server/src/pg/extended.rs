@@ -17,7 +17,7 @@ use super::encode::{self, Format};
 use super::error::Fail;
 use super::guard::protocol_violation;
 use super::rows::{RowStream, Sent};
-use super::{param, subscribe, types};
+use super::{hint, param, subscribe, types};
 
 /// Prepared statements and portals a session may hold.
 const NAMES_MAX: usize = 10_000;
@@ -102,12 +102,16 @@ impl Conn {
             }
         };
         let inferred = prepared.as_ref().map(|p| p.parameters.as_slice()).unwrap_or_default();
-        let count = inferred.len().max(p.type_oids.len());
+        let cast = prepared.as_ref().map(|p| hint::from_casts(&p.parsed.statement)).unwrap_or_default();
+        let count = inferred.len().max(p.type_oids.len()).max(cast.len());
+        // What the client declares wins, then what the planner inferred, then casts; text if nothing says.
+        let given = |oids: &[u32], i: usize| oids.get(i).copied().filter(|t| *t != 0);
         let parameters = (0..count)
-            .map(|i| match (p.type_oids.get(i), inferred.get(i)) {
-                (Some(declared), _) if *declared != 0 => *declared,
-                (_, Some(Some(t))) => types::of(t).oid,
-                _ => types::oid::TEXT,
+            .map(|i| {
+                given(&p.type_oids, i)
+                    .or_else(|| inferred.get(i).and_then(Option::as_ref).map(|t| types::of(t).oid))
+                    .or_else(|| given(&cast, i))
+                    .unwrap_or(types::oid::TEXT)
             })
             .collect();
         let schema = prepared.as_ref().and_then(|p| match (&p.parsed.statement, &p.schema) {

@@ -12,6 +12,7 @@ pub mod encode;
 pub mod error;
 mod extended;
 pub mod guard;
+mod hint;
 mod out;
 pub mod param;
 mod rows;

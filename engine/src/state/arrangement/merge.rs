@@ -23,7 +23,7 @@ pub(super) struct Merge {
     /// Rows of each input already merged.
     done: Vec<usize>,
     output: Vec<Arc<Block>>,
-    /// Rows waiting to fill a block, so that cancelled rows do not leave tiny blocks behind.
+    /// Rows of a slice at most, but for large groups of one hash.
     slice_rows: usize,
 }
 
@@ -71,9 +71,9 @@ impl Merge {
     pub fn is_input(&self, run: &Arc<Run>) -> bool {
         self.inputs.iter().any(|r| Arc::ptr_eq(r, run))
     }
-    /// Merges one slice; the number of rows it read. 0: all is done.
-    pub fn step(&mut self, spec: &Spec) -> Result<usize> {
-        let quota = (self.slice_rows / self.inputs.len().max(1)).max(1);
+    /// Merges one slice of about `fuel` rows at most; the number of rows it read. 0: all is done.
+    pub fn step(&mut self, spec: &Spec, fuel: usize) -> Result<usize> {
+        let quota = (self.slice_rows.min(fuel) / self.inputs.len().max(1)).max(1);
         // The slice ends at the smallest hash any input reaches within its quota; groups of one hash stay whole.
         let mut cut = u64::MAX;
         for (run, done) in self.inputs.iter().zip(&self.done) {

@@ -25,7 +25,6 @@ use arrow::array::{Array as _, ArrayRef, RecordBatch, UInt32Array};
 use arrow::datatypes::SchemaRef;
 
 pub(crate) use block::canonical;
-pub(crate) use probe::equal_values;
 pub use probe::{ProbePlan, extra_row};
 pub use snapshot::ArrangementSnapshot;
 
@@ -273,7 +272,7 @@ impl Arrangement {
             if spent >= fuel {
                 return Ok(true);
             }
-            let read = merge.step(&self.spec)?;
+            let read = merge.step(&self.spec, fuel - spent)?;
             spent += read;
             if read == 0
                 && let Some(merge) = self.merge.take()

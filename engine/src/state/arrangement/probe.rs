@@ -242,7 +242,7 @@ fn scan_head(blocks: &[Arc<Block>], hashes: &[u64], ranges: &mut Vec<Range>) {
 }
 
 /// Row by row `a IS NOT DISTINCT FROM b` of canonical values.
-pub(crate) fn equal_values(a: &ArrayRef, b: &ArrayRef) -> Result<BooleanBuffer> {
+fn equal_values(a: &ArrayRef, b: &ArrayRef) -> Result<BooleanBuffer> {
     let t = a.data_type();
     if !t.is_nested() && !matches!(t, DataType::Null | DataType::RunEndEncoded(..)) {
         let equal: BooleanArray = compute::kernels::cmp::not_distinct(a, b).e()?;

@@ -127,3 +127,40 @@ pub(super) fn pick_zbatch(spec: &Spec, batches: &[ZBatch], rows: &[(u64, u32, u3
     };
     Ok(ZBatch::new(spec.batch(columns, rows.len())?, weights))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::RecordBatch;
+    use arrow::datatypes::Schema;
+
+    fn run(hashes: &[u64]) -> Run {
+        let spec = Spec::new(Arc::new(Schema::empty()), vec![], u64::MAX);
+        let block = |h: &[u64]| {
+            let rows: RecordBatch = spec.batch(vec![], h.len()).expect("batch");
+            Arc::new(Block::new(rows, Weights::AllOne, h.to_vec(), 0))
+        };
+        Run::new(hashes.chunks(7).map(block).collect()).expect("rows")
+    }
+
+    #[test]
+    fn the_directory_finds_every_hash_and_no_other() {
+        let spread: Vec<u64> = (0..500u64).map(|i| i * (u64::MAX / 500)).collect();
+        let close: Vec<u64> = (0..500u64).map(|i| 1000 + i / 40).collect();
+        let mut skewed: Vec<u64> = (0..300u64).chain(std::iter::repeat_n(u64::MAX - 1, 200)).collect();
+        skewed.push(u64::MAX);
+        for hashes in [spread, close, skewed, vec![0], vec![u64::MAX; 3], vec![0, u64::MAX]] {
+            let run = run(&hashes);
+            let near = hashes.iter().flat_map(|h| [h.wrapping_sub(1), *h, h.wrapping_add(1)]);
+            for h in near.chain([0, 1 << 63, u64::MAX]) {
+                let first = hashes.iter().position(|x| *x == h);
+                let expected = first.map(|f| (f as u32, hashes.iter().filter(|x| **x == h).count() as u32));
+                assert_eq!(run.find(h), expected, "hash {h}");
+            }
+            for (i, h) in hashes.iter().enumerate() {
+                let (block, row) = run.locate(i as u32);
+                assert_eq!(run.blocks[block].hashes[row as usize], *h);
+            }
+        }
+    }
+}

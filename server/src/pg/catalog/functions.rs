@@ -76,8 +76,7 @@ pub fn all(relations: &Relations) -> Vec<Arc<ScalarUDF>> {
         zero.clone(),
     );
     constant(&["pg_my_temp_schema", "pg_stat_get_numscans"], zero);
-    let lookups: [(&'static str, fn(&RelationInfo) -> String); 2] =
-        [("pg_get_viewdef", |r| r.definition.clone()), ("ms_relation_name", qualified)];
+    let lookups: [(&str, Shown); 2] = [("pg_get_viewdef", |r| r.definition.clone()), ("ms_relation_name", qualified)];
     for (name, value) in lookups {
         all.push(ScalarUDF::from(Function::new(name, Body::Lookup(Arc::clone(relations), value))));
     }
@@ -101,11 +100,14 @@ fn qualified(r: &RelationInfo) -> String {
     if r.schema_name == "public" { r.name.clone() } else { format!("{}.{}", r.schema_name, r.name) }
 }
 
+/// Something about a relation as text.
+type Shown = fn(&RelationInfo) -> String;
+
 enum Body {
     /// The same for all arguments.
     Constant(ScalarValue),
     /// Something about the relation whose oid is the first argument.
-    Lookup(Relations, fn(&RelationInfo) -> String),
+    Lookup(Relations, Shown),
     /// `format_type(oid, typmod)`.
     FormatType,
 }
