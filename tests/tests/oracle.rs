@@ -46,7 +46,7 @@ fn check(kind: u64, seeds: u64, features: &Features) -> Stats {
                     last.message
                 );
                 println!("{text}");
-                failures.push(text);
+                failures.push(text.clone());
                 let all = std::env::var("MILLSTREAM_ORACLE_ALL").is_ok_and(|v| v == "1");
                 assert!(all, "{text}");
             }

@@ -306,9 +306,6 @@ impl State {
         self.cursors.insert(self.next_cursor, Cursor { relations, epoch, lost: false, may_lose });
         self.next_cursor
     }
-    pub(crate) fn group_of(&self, job: RelationId) -> Option<(&GroupId, &Group)> {
-        self.groups.iter().find(|(_, g)| g.jobs.contains(&job))
-    }
 }
 
 fn release(counts: &mut BTreeMap<Epoch, usize>, e: Epoch) {
