@@ -73,7 +73,10 @@ fn log(filter: &str, format: LogFormat) -> Result<()> {
         Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("invalid value \"{filter}\" of log: {e}"))
             .hint("For example: info, or millstream=debug,warn.")
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     let set = match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),

@@ -207,8 +207,7 @@ fn begin(inner: &Arc<EngineInner>) -> Result<Header> {
     }
     let mut live: BTreeSet<String> = frozen.keys().cloned().collect();
     live.extend(st.groups.values().flat_map(|g| g.jobs.iter().map(|j| owner_of(*j, true))));
-    st.collecting =
-        Some(Collecting { epoch, waiting: st.groups.keys().copied().collect(), frozen });
+    st.collecting = Some(Collecting { epoch, waiting: st.groups.keys().copied().collect(), frozen });
     let header = Header { epoch, clock: st.clock, wal_seq: st.wal_seq, catalog: st.catalog.clone(), sources, live };
     inner.advance(st);
     Ok(header)

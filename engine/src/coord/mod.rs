@@ -261,7 +261,11 @@ impl EngineInner {
 
     /// The engine cannot go on: everyone who waits gets the error.
     pub(crate) fn fail(&self, error: Error) {
-        tracing::error!(code = error.code.0, "engine stopped: {}", error.message);
+        if error.code == SqlState::ADMIN_SHUTDOWN {
+            tracing::info!("engine stopped");
+        } else {
+            tracing::error!(code = error.code.0, "engine stopped: {}", error.message);
+        }
         self.failed.send_if_modified(|f| {
             let first = f.is_none();
             if first {
@@ -301,9 +305,6 @@ impl State {
         self.next_cursor += 1;
         self.cursors.insert(self.next_cursor, Cursor { relations, epoch, lost: false, may_lose });
         self.next_cursor
-    }
-    pub(crate) fn group_of(&self, job: RelationId) -> Option<(&GroupId, &Group)> {
-        self.groups.iter().find(|(_, g)| g.jobs.contains(&job))
     }
 }
 

@@ -23,7 +23,7 @@ pub enum OutputStore {
     /// Append-only rows, in pieces of growing size.
     Log(Log),
     /// Rows that may be retracted.
-    Indexed(Arrangement),
+    Indexed(Box<Arrangement>),
 }
 
 /// An append-only list of batches.
@@ -50,13 +50,13 @@ impl OutputStore {
             ChangelogKind::Append => Self::Log(Log { schema, chunks: Vec::new(), unfrozen: Vec::new(), rows: 0 }),
             ChangelogKind::Retract => {
                 let key = (0..schema.fields().len()).collect();
-                Self::Indexed(Arrangement::new(schema, key))
+                Self::Indexed(Box::new(Arrangement::new(schema, key)))
             }
         }
     }
     /// Empty, indexed by these columns.
     pub fn keyed(schema: SchemaRef, key: Vec<usize>) -> Self {
-        Self::Indexed(Arrangement::new(schema, key))
+        Self::Indexed(Box::new(Arrangement::new(schema, key)))
     }
     /// True for a log.
     pub fn append_only(&self) -> bool {

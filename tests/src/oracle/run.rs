@@ -386,7 +386,7 @@ impl Runner<'_> {
 
     /// All views in one SELECT: one epoch for all of them.
     async fn counts(&mut self, counts: &BTreeMap<String, i64>) -> Outcomes {
-        if counts.len() < 2 || self.step % 3 != 0 {
+        if counts.len() < 2 || !self.step.is_multiple_of(3) {
             return Ok(());
         }
         let parts: Vec<String> =

@@ -203,11 +203,14 @@ impl Rig {
     }
 }
 
+/// Rows of a side by their text, with weights.
+type Side = BTreeMap<String, (Row, i64)>;
+
 /// The meaning of a join over all input so far, by definition.
 struct Model {
     case: Case,
     /// Key to row to (row, weight), a side each.
-    content: BTreeMap<String, [BTreeMap<String, (Row, i64)>; 2]>,
+    content: BTreeMap<String, [Side; 2]>,
 }
 
 impl Model {
@@ -236,7 +239,7 @@ impl Model {
             for (i, (lt, l, lw)) in rows[0].iter().enumerate() {
                 for (j, (rt, r, rw)) in rows[1].iter().enumerate() {
                     let nulls = (self.case.keys > 0 && l.0.is_none()) || (self.case.keys > 1 && l.1.is_none());
-                    let passes = !(nulls && !self.case.null_equals_null)
+                    let passes = (!nulls || self.case.null_equals_null)
                         && match (self.case.condition, l.2, r.2) {
                             (Condition::None, ..) => true,
                             (_, None, _) | (_, _, None) => false,

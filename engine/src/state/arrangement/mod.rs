@@ -167,7 +167,8 @@ impl Arrangement {
             self.give_up_unfrozen();
         }
         if self.runs.len() > LOOSE_RUNS {
-            self.maintain(4 * rows.max(self.cap))?;
+            // The more there are the harder, so that their number settles whatever a row's share of merging is.
+            self.maintain(self.runs.len() / 8 * rows.max(self.cap))?;
         }
         Ok(())
     }

@@ -68,7 +68,7 @@ impl Run {
             return None;
         }
         let radix = (hash - min) >> self.shift;
-        if radix + 1 >= self.directory.len() as u64 {
+        if radix >= self.directory.len() as u64 - 1 {
             return None;
         }
         let (from, to) = (self.directory[radix as usize] as usize, self.directory[radix as usize + 1] as usize);
