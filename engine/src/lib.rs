@@ -17,3 +17,5 @@ pub mod time;
 pub mod zset;
 
 pub use error::{Error, Result};
+/// Parsed statements, as [`api::Session::parse`] gives them.
+pub use millstream_sql::statement;

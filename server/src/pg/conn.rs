@@ -11,7 +11,7 @@ use std::sync::Arc;
 use datafusion::common::ScalarValue;
 use millstream::api::{CopyIn, Notice, Outcome, Session};
 use millstream::error::{Error, Result, SqlState};
-use millstream_sql::statement::{Parsed, Statement};
+use millstream::statement::{Parsed, Statement};
 use pgwire::messages::PgWireBackendMessage as Message;
 use pgwire::messages::PgWireFrontendMessage as Frontend;
 use pgwire::messages::response::TransactionStatus;

@@ -7,7 +7,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::ScalarValue;
 use millstream::api::{Outcome, Prepared};
 use millstream::error::{Error, SqlState};
-use millstream_sql::statement::Statement;
+use millstream::statement::Statement;
 use pgwire::messages::PgWireFrontendMessage as Frontend;
 use pgwire::messages::extendedquery::{Bind, Close, Describe, Execute, Parse};
 use pgwire::messages::response::TransactionStatus;

@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{DataType, Expr, TimezoneInfo, Value, Visit, Visitor};
-use millstream_sql::statement::Statement;
+use millstream::statement::Statement;
 
 use super::types::oid;
 

@@ -130,8 +130,9 @@ async fn throughput(
     }
     let (cpu_before, before) = (cpu()?, Instant::now());
     engine.execute(&format!("CREATE MATERIALIZED VIEW result AS {}", query.sql)).await.map_err(failed)?;
-    let (wall, cpu) = (before.elapsed(), cpu()?.saturating_sub(cpu_before));
+    // Part of the time: what was read counts when a reader sees it.
     let rows = engine.query("SELECT count(*) FROM result").await.map_err(failed)?;
+    let (wall, cpu) = (before.elapsed(), cpu()?.saturating_sub(cpu_before));
     let rows = rows.first().map_or(0, |b| b.column(0).as_primitive::<Int64Type>().value(0));
     engine.shutdown().await.map_err(failed)?;
     Ok(Measured { wall, cpu, rows })
@@ -170,6 +171,8 @@ fn short(n: f64) -> String {
 
 async fn throughput_tables(o: &Options) -> Result<(), Failure> {
     let dir = tempfile::tempdir()?;
+    // The first run of a process pays for what later ones find ready.
+    throughput(&QUERIES[0], "generator", 1, 10_000, dir.path()).await?;
     for source in &o.sources {
         if source == "ndjson" {
             let bytes = write_files(o.events, dir.path())?;
@@ -194,6 +197,9 @@ async fn throughput_tables(o: &Options) -> Result<(), Failure> {
                     let one = throughput(query, source, *workers, o.events, dir.path()).await?;
                     if rows.is_some_and(|r| r != one.rows) {
                         return Err(format!("{}: {} rows, before {rows:?}", query.name, one.rows).into());
+                    }
+                    if ["q0", "q1"].contains(&query.name) && one.rows as u64 != events {
+                        return Err(format!("{}: {} rows of {events}", query.name, one.rows).into());
                     }
                     rows = Some(one.rows);
                     if best.as_ref().is_none_or(|b| one.wall < b.wall) {

@@ -21,7 +21,7 @@ use datafusion_pg_catalog::pg_catalog::context::EmptyContextProvider;
 use datafusion_pg_catalog::pg_catalog::{PG_CATALOG_TABLES, PgCatalogSchemaProvider, PgCatalogStaticTables};
 use millstream::api::{RelationInfo, Session};
 use millstream::error::Result;
-use millstream_sql::statement::Parsed;
+use millstream::statement::Parsed;
 
 /// The relations there are now.
 pub type Relations = Arc<dyn Fn() -> Vec<RelationInfo> + Send + Sync>;

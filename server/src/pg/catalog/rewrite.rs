@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{
     ObjectName, Statement as Ast, VisitMut as _, VisitorMut,
 };
 use datafusion_pg_catalog::sql::PostgresCompatibilityParser;
-use millstream_sql::statement::{Parsed, Statement};
+use millstream::statement::{Parsed, Statement};
 
 /// Statements recognised by a part of their text, and what is run instead.
 const EXACT: &[(&str, &str)] = &[

@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::error::DataFusionError;
 use millstream::api::RelationInfo;
-use millstream_sql::statement::ObjectKind;
+use millstream::statement::ObjectKind;
 
 use super::super::types;
 use super::DATABASE;

@@ -3,7 +3,7 @@ use super::*;
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement as DfStatement;
-use millstream_sql::statement::{ObjectKind, Statement};
+use millstream::statement::{ObjectKind, Statement};
 
 fn relations() -> Vec<RelationInfo> {
     let relation = |id, name: &str, kind, fields: Vec<Field>| RelationInfo {
