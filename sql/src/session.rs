@@ -40,6 +40,9 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     options.sql_parser.enable_ident_normalization = true;
     options.sql_parser.collect_spans = true;
     options.sql_parser.map_string_types_to_utf8view = false;
+    // The optimizer may know of a column that it is never NULL where the physical plan does not (unions of constants): the
+    // types agree, and nothing here relies on nullability.
+    options.execution.skip_physical_aggregate_schema_check = true;
     // A plan may be kept and run again over other data: nothing in it may come from statistics or from a first run.
     options.execution.collect_statistics = false;
     options.optimizer.enable_dynamic_filter_pushdown = false;

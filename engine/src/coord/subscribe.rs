@@ -68,6 +68,14 @@ pub(crate) async fn subscribe_id(
     snapshot: bool,
     anonymous: Option<RelationId>,
 ) -> Result<Subscription> {
+    // While a view is built (after a restart, say) there is no boundary that a snapshot could be taken at.
+    inner
+        .wait(|st| match st.relation(id) {
+            Ok(r) if r.backfilling && r.quarantined.is_none() => None,
+            Ok(_) => Some(Ok(())),
+            Err(e) => Some(Err(e)),
+        })
+        .await?;
     let (cursor, start, version, schema) = {
         let mut st = inner.lock();
         let r = st.relation(id)?;

@@ -129,7 +129,9 @@ pub(crate) async fn run(
             };
             let planned = insert_plan(session, &target, source, text).await?;
             let batches = rows_of(session, planned, parameters).await?;
-            let rows = arrow::compute::concat_batches(&target.relation.schema, &batches).e()?;
+            let rows = arrow::compute::concat_batches(&nullable(&target.relation.schema), &batches).e()?;
+            check_not_null(&target.relation, &rows)?;
+            let rows = RecordBatch::try_new(target.relation.schema.clone(), rows.columns().to_vec()).e()?;
             let inner = session.engine.inner.clone();
             let (epoch, n) = insert_rows(&inner, &target.relation, rows, conflict).await?;
             session.read_floor = session.read_floor.max(epoch);

@@ -17,5 +17,6 @@ pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
 
 /// Scalar functions of ours.
 pub fn scalars() -> Vec<Arc<ScalarUDF>> {
-    window::functions().into_iter().map(Arc::new).collect()
+    let sign = datafusion::functions::math::signum().as_ref().clone().with_aliases(["sign"]);
+    window::functions().into_iter().chain([sign]).map(Arc::new).collect()
 }

@@ -128,15 +128,24 @@ impl Builder<'_> {
                 self.filter(input, predicates)
             }
             LogicalPlan::Union(u) => {
-                let schema = arrow_schema(&u.schema);
+                let mut schema = arrow_schema(&u.schema);
+                let bare = schema.fields().is_empty();
                 let mut inputs = Vec::new();
                 for child in &u.inputs {
                     let id = self.plan(child)?;
-                    let id = self.cast_columns(id, &schema)?;
+                    let id = if bare {
+                        // Nothing is read but the number of rows: every branch gives the same stand-in column.
+                        self.map(id, Vec::new(), Some(Vec::new()), Arc::clone(&schema))?
+                    } else {
+                        self.cast_columns(id, &schema)?
+                    };
                     match &self.node(id).op {
                         IncOp::Union => inputs.extend(self.node(id).inputs.clone()),
                         _ => inputs.push(id),
                     }
+                }
+                if let (true, Some(first)) = (bare, inputs.first()) {
+                    schema = self.schema(*first);
                 }
                 Ok(self.add(IncOp::Union, inputs, schema))
             }

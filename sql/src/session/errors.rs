@@ -118,7 +118,16 @@ fn plan_error(message: &str, text: &str, relations: &[String]) -> SqlError {
         };
         return place(out, text, name.split('_').next().filter(|_| name == "tumble_start").unwrap_or(name));
     }
-    let code = if lower.contains("group by") || lower.contains("must appear in") || lower.contains("nested aggregate") {
+    if lower.contains("require unique expression names") {
+        let name = between(&message, " AS ", "\" at position").unwrap_or("?");
+        return SqlError::new(SqlState::DUPLICATE_COLUMN, format!("column \"{name}\" specified more than once"))
+            .hint("Give the columns different names with AS.");
+    }
+    let code = if lower.contains("group by")
+        || lower.contains("aggregate functions are not allowed")
+        || lower.contains("must appear in")
+        || lower.contains("nested aggregate")
+    {
         SqlState::GROUPING_ERROR
     } else if lower.contains("no function matches")
         || lower.contains("does not support")
@@ -163,7 +172,8 @@ fn arrow_error(e: &ArrowError) -> SqlError {
         },
         other => {
             let m = other.to_string();
-            let code = if m.to_lowercase().contains("overflow") {
+            let lower = m.to_lowercase();
+            let code = if lower.contains("overflow") || lower.contains("to store in a decimal") {
                 SqlState::NUMERIC_OUT_OF_RANGE
             } else {
                 SqlState::DATA_EXCEPTION

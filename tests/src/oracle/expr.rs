@@ -53,12 +53,14 @@ impl Exprs<'_> {
 
     fn operator(&mut self, ty: Ty, d: usize) -> String {
         match ty {
+            Ty::Int | Ty::Big if self.errors && self.rng.random_bool(0.3) => {
+                format!("(10 / {})", self.leaf(ty))
+            }
             Ty::Int | Ty::Big => match self.rng.random_range(0..7) {
                 // Operands are kept small: overflow has tests of its own.
                 0 => format!("(({}) % 100 + ({}) % 100)", self.leaf(ty), self.leaf(ty)),
                 1 => format!("(({}) % 100 - ({}) % 7)", self.leaf(ty), self.leaf(ty)),
                 2 => format!("(({}) % 1000 * {})", self.leaf(ty), self.rng.random_range(-2..4)),
-                3 if self.errors => format!("(10 / {})", self.leaf(ty)),
                 3 => format!("({} / {})", self.leaf(ty), self.rng.random_range(2..5)),
                 4 => format!("CAST({} AS {})", self.of(Ty::Bool, d), ty.sql()),
                 5 => format!("CAST(char_length({}) AS {})", self.of(Ty::Text, d), ty.sql()),

@@ -57,8 +57,14 @@ pub struct Col {
 
 const TEXTS: &[&str] = &["", "a", "b", "ab", "B", "a b", "äß", "a text longer than twelve bytes", "it''s", "%"];
 const DOUBLES: &[&str] = &["0.0", "1.0", "-1.5", "2.25", "0.1", "0.2", "0.3", "1e15"];
-const ODD_DOUBLES: &[&str] =
-    &["'NaN'::double precision", "'Infinity'::double precision", "'-Infinity'::double precision", "1e300", "5e-324"];
+const ODD_DOUBLES: &[&str] = &[
+    "'NaN'::double precision",
+    "'Infinity'::double precision",
+    "'-Infinity'::double precision",
+    "1e300",
+    "5e-324",
+    "'-0'::double precision",
+];
 
 /// A literal that is not NULL. `odd`: also NaN, infinities and the ends of the range.
 pub fn literal(rng: &mut SmallRng, ty: Ty, odd: bool) -> String {
