@@ -274,6 +274,7 @@ pub fn scripts(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+#[expect(clippy::ptr_arg, reason = "the type the runner wants")]
 fn same_types(actual: &Vec<DefaultColumnType>, expected: &Vec<DefaultColumnType>) -> bool {
     let fits = |(a, e): (&DefaultColumnType, &DefaultColumnType)| {
         a == e || matches!((a, e), (DefaultColumnType::Any, _) | (_, DefaultColumnType::Any))

@@ -105,7 +105,7 @@ impl Watch {
     }
 
     fn problem(&self, text: String) {
-        let mut problems = self.problems.lock().unwrap();
+        let mut problems = self.problems.lock().expect("no reader panics with it");
         if problems.len() < 20 {
             problems.push(text);
         }
@@ -378,13 +378,13 @@ async fn the_total_is_zero_in_every_read_and_message_while_rows_change_and_the_s
     watch.stop.store(true, Ordering::Relaxed);
     let mut there: Vec<i64> = Vec::new();
     for writer in writers {
-        there.extend(writer.await.unwrap().into_iter().flatten());
+        there.extend(writer.await.expect("the writer").into_iter().flatten());
     }
     for reader in readers {
-        reader.await.unwrap();
+        reader.await.expect("the reader");
     }
     {
-        let problems = watch.problems.lock().unwrap();
+        let problems = watch.problems.lock().expect("no reader panics with it");
         assert!(problems.is_empty(), "{}", problems.join("\n"));
     }
     let observations = watch.observations.load(Ordering::Relaxed);

@@ -170,7 +170,7 @@ fn every_source_file_is_part_of_its_crate() {
             format!("{folder}/main.rs"),
         ];
         let declares = |t: &&str| t.lines().any(|l| l.trim().trim_end_matches(';').ends_with(&format!("mod {module}")));
-        if !parents.iter().filter_map(|p| text.get(p.as_str())).any(|t| declares(t)) {
+        if !parents.iter().filter_map(|p| text.get(p.as_str())).any(declares) {
             problems.push(format!("{name}: no `mod {module};` in {}", parents.join(" or ")));
         }
     }
