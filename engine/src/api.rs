@@ -37,6 +37,8 @@ pub struct EngineOptions {
     pub clock: ClockRef,
     /// Relative paths of file sources are resolved here.
     pub base_dir: Option<PathBuf>,
+    /// `FROM 'people.csv'` reads a file; for one-shot queries of the machine's owner, not for servers.
+    pub file_tables: bool,
 }
 
 impl Default for EngineOptions {
@@ -50,6 +52,7 @@ impl Default for EngineOptions {
             epoch_rows_max: 64 * 1024,
             clock: Arc::new(SystemClock),
             base_dir: None,
+            file_tables: false,
         }
     }
 }

@@ -46,7 +46,7 @@ impl From<std::io::Error> for Stop {
 
 /// Runs every statement of `sql` on a fresh engine in memory and prints its results.
 pub async fn run(sql: &str, format: OutputFormat, out: &mut impl Write) -> Result<(), Stop> {
-    let engine = Engine::open(EngineOptions::default()).await?;
+    let engine = Engine::open(EngineOptions { file_tables: true, ..EngineOptions::default() }).await?;
     let r = statements(&engine, sql, format, out).await;
     let stopped = engine.shutdown().await;
     r?;

@@ -95,15 +95,10 @@ impl EngineInner {
                         if let Some(r) = st.relations.get_mut(&job) {
                             r.quarantined = Some(e.message);
                         }
-                        runner.jobs.retain(|(j, _)| *j != job);
                     }
                 }
             }
-            if let Some(group) = st.groups.get_mut(&id) {
-                group.running = false;
-                group.jobs = runner.jobs.iter().map(|(job, _)| *job).collect();
-                group.runner = Some(runner);
-            }
+            st.put_back(id, runner);
             if let Some(c) = &mut st.collecting {
                 c.waiting.remove(&id);
             }

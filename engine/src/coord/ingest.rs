@@ -24,6 +24,7 @@ use crate::zset::ZBatch;
 
 const POLL_ROWS: usize = 8 * 1024;
 const POLL_WAIT: Duration = Duration::from_millis(500);
+const HIGH_WATERMARK_INTERVAL: Duration = Duration::from_secs(5);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
@@ -196,11 +197,27 @@ impl EngineInner {
             return Ok(());
         }
         s.status = "running".into();
+        s.tasks.push(self.tasks.spawn(self.clone().follow_high_watermarks(id, source)).abort_handle());
         for reader in readers {
             let task = self.tasks.spawn(self.clone().run_reader(id, reader, map.clone(), count));
             s.tasks.push(task.abort_handle());
         }
         Ok(())
+    }
+
+    /// Asks now and then where the origin ends, for the lag in `ms.sources`.
+    async fn follow_high_watermarks(self: Arc<Self>, id: RelationId, source: Arc<dyn Source>) {
+        loop {
+            match source.high_watermarks().await {
+                Ok(ends) => match self.lock().relations.get_mut(&id).and_then(|r| r.source.as_mut()) {
+                    Some(s) => s.high_watermarks = ends,
+                    None => return,
+                },
+                // The readers report the same trouble, with more to say about it.
+                Err(e) => tracing::debug!(stream = id.0, "no high watermarks: {}", e.message),
+            }
+            tokio::time::sleep(HIGH_WATERMARK_INTERVAL).await;
+        }
     }
 
     async fn run_reader(

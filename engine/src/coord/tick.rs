@@ -90,7 +90,7 @@ impl EngineInner {
         self: &Arc<Self>,
         st: &mut State,
         id: GroupId,
-        mut runner: GroupRunner,
+        runner: GroupRunner,
         ticks: Vec<JobTick>,
         at: TickRange,
     ) {
@@ -120,18 +120,10 @@ impl EngineInner {
                 }
             }
         }
-        runner.jobs.retain(|(job, _)| st.relations.get(job).is_some_and(|r| r.quarantined.is_none()));
         if let Some(group) = st.groups.get_mut(&id) {
             group.frontier = at.to;
-            group.running = false;
-            group.jobs = runner.jobs.iter().map(|(job, _)| *job).collect();
-            group.inputs = group_inputs(&runner);
-            if runner.jobs.is_empty() {
-                st.groups.remove(&id);
-            } else {
-                group.runner = Some(runner);
-            }
         }
+        st.put_back(id, runner);
         st.prune_hubs();
     }
 
@@ -159,18 +151,35 @@ impl EngineInner {
             && let Some(r) = st.relations.get_mut(&job)
         {
             r.quarantined = Some(e.message);
-            runner.jobs.retain(|(j, _)| *j != job);
         }
-        if let Some(group) = st.groups.get_mut(&id) {
-            group.running = false;
-            group.jobs = runner.jobs.iter().map(|(job, _)| *job).collect();
-            group.runner = Some(runner);
-        }
+        st.put_back(id, runner);
         self.advance(&mut st);
     }
 }
 
 impl State {
+    /// A group that ran stands still again; jobs that failed, and those that read them, have left it.
+    pub(super) fn put_back(&mut self, id: GroupId, mut runner: GroupRunner) {
+        for (job, j) in &runner.jobs {
+            let failed = |r: &RelationId| self.relations.get(r).is_some_and(|r| r.quarantined.is_some());
+            if !failed(job)
+                && j.plan().relations().iter().any(failed)
+                && let Some(r) = self.relations.get_mut(job)
+            {
+                r.quarantined = Some("a view it reads is quarantined".into());
+            }
+        }
+        runner.jobs.retain(|(job, _)| self.relations.get(job).is_some_and(|r| r.quarantined.is_none()));
+        if runner.jobs.is_empty() {
+            self.groups.remove(&id);
+        } else if let Some(group) = self.groups.get_mut(&id) {
+            group.running = false;
+            group.jobs = runner.jobs.iter().map(|(job, _)| *job).collect();
+            group.inputs = group_inputs(&runner);
+            group.runner = Some(runner);
+        }
+    }
+
     /// The next tick `(from, to]` of a group: up to the next cut, the place it is parked at, or as many sealed epochs
     /// as fit a tick.
     fn next_range(&self, id: GroupId) -> Option<(Epoch, Epoch)> {

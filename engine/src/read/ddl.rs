@@ -37,6 +37,17 @@ fn taken(catalog: &Catalog, name: &ObjectName, if_not_exists: bool) -> Result<Op
     Err(Error::new(SqlState::DUPLICATE_TABLE, message))
 }
 
+/// An option nobody reads is an error, not a wish.
+fn no_options(options: &millstream_sql::statement::Options, what: &str, hint: &str) -> Result<()> {
+    match options.keys().next() {
+        None => Ok(()),
+        Some(key) => {
+            Err(Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("unknown option \"{key}\" of a {what}"))
+                .hint(hint))
+        }
+    }
+}
+
 fn key_positions(schema: &Schema, key: &[String]) -> Result<Vec<usize>> {
     key.iter()
         .map(|k| {
@@ -138,6 +149,11 @@ pub(crate) async fn create_stream(session: &mut Session, c: &CreateStream, text:
         crate::coord::ingest_exprs(&inner.session_template, &relation, &source_schema)?;
         relation
     } else {
+        no_options(
+            &c.options,
+            "stream without a connector",
+            "A stream over Kafka, files or a generator needs connector = '..'.",
+        )?;
         if c.columns.is_empty() {
             return Err(Error::new(SqlState::SYNTAX_ERROR, format!("stream \"{}\" has no columns", c.name))
                 .hint("Give columns, or a connector whose data they can be inferred from."));
@@ -206,9 +222,7 @@ pub(crate) async fn create_table(session: &mut Session, c: &CreateTable, text: &
     if let Some(done) = taken(&catalog, &c.name, c.if_not_exists)? {
         return Ok(done);
     }
-    if let Some(key) = c.options.keys().next() {
-        return Err(Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("unknown table option \"{key}\"")));
-    }
+    no_options(&c.options, "table", "Tables have no options yet.")?;
     let mut catalog = Catalog::clone(&catalog);
     let id = catalog.allocate();
     let relation = table_relation(id, schema_name, &c.name, &c.columns, &c.primary_key, text, false)?;
@@ -280,6 +294,7 @@ pub(crate) async fn create_view(session: &mut Session, c: &CreateView, text: &st
         Some(Emit::OnWindowClose) => return Err(Error::unsupported("EMIT ON WINDOW CLOSE is not supported yet")),
         Some(Emit::Every(_)) => return Err(Error::unsupported("EMIT EVERY is not supported yet")),
     }
+    no_options(&c.options, if c.materialized { "materialized view" } else { "view" }, "Views have no options yet.")?;
     let mut notices: Vec<Notice> = Vec::new();
     let ddl = inner.ddl.lock().await;
     let catalog = inner.lock().catalog.clone();

@@ -4,7 +4,7 @@
 //! names, takes one epoch for all of them, and binds their versions; a scan reads what is bound.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
@@ -214,6 +214,47 @@ impl std::fmt::Debug for RelationSchema {
     }
 }
 
+impl RelationSchema {
+    /// `FROM 'people.csv'`, where that is allowed.
+    fn is_file(&self, name: &str) -> bool {
+        const ENDINGS: &[&str] = &[".csv", ".json", ".ndjson", ".jsonl", ".parquet"];
+        self.inner.options.file_tables && self.name == USER_SCHEMA && ENDINGS.iter().any(|e| name.ends_with(e))
+    }
+}
+
+/// A file as a stream nobody created: its columns are inferred, it is read once.
+async fn file_relation(path: &str, base_dir: Option<std::path::PathBuf>) -> crate::Result<Relation> {
+    let options: BTreeMap<String, String> =
+        [("connector", "file"), ("path", path), ("follow", "false")].map(|(k, v)| (k.into(), v.into())).into();
+    let config = millstream_connectors::SourceConfig {
+        name: path.into(),
+        options: options.clone(),
+        schema: None,
+        metadata: Vec::new(),
+        primary_key: Vec::new(),
+        base_dir,
+    };
+    let source = millstream_connectors::open_source(config).await.map_err(|e| e.into_error())?;
+    let schema = source.schema();
+    Ok(Relation {
+        // Outside of what a catalog hands out; a query tells its files apart by it.
+        id: RelationId((1 << 63) | (xxhash_rust::xxh3::xxh3_64(path.as_bytes()) >> 1)),
+        schema_name: USER_SCHEMA.into(),
+        name: path.into(),
+        schema: schema.clone(),
+        primary_key: Vec::new(),
+        definition: path.into(),
+        inputs: Vec::new(),
+        body: Body::Connector {
+            options,
+            start: Positions::new(),
+            physical: schema,
+            metadata: Vec::new(),
+            generated: Vec::new(),
+        },
+    })
+}
+
 #[async_trait]
 impl SchemaProvider for RelationSchema {
     fn table_names(&self) -> Vec<String> {
@@ -227,6 +268,7 @@ impl SchemaProvider for RelationSchema {
     fn table_exist(&self, name: &str) -> bool {
         self.catalog.find(Some(&self.name), name).is_some()
             || (self.name == SYSTEM_SCHEMA && SYSTEM_TABLES.contains(&name))
+            || self.is_file(name)
     }
     async fn table(&self, name: &str) -> DfResult<Option<Arc<dyn TableProvider>>> {
         let Some(relation) = self.catalog.find(Some(&self.name), name) else {
@@ -235,6 +277,15 @@ impl SchemaProvider for RelationSchema {
                 if let Some(batch) = crate::coord::system_table(&self.inner, name).map_err(external)? {
                     return Ok(Some(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?)));
                 }
+            }
+            if self.is_file(name) {
+                let relation = file_relation(name, self.inner.options.base_dir.clone())
+                    .await
+                    .map_err(|e| DataFusionError::External(Box::new(e)))?;
+                return Ok(Some(Arc::new(RelationTable {
+                    relation: Arc::new(relation),
+                    bindings: self.bindings.clone(),
+                })));
             }
             return Ok(None);
         };

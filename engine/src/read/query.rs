@@ -150,7 +150,13 @@ pub(crate) async fn physical_plan(
     planned: Planned,
     parameters: &[ScalarValue],
 ) -> Result<(Arc<dyn ExecutionPlan>, SessionState)> {
-    let Planned { state, plan, bindings } = planned;
+    let Planned { mut state, plan, bindings } = planned;
+    // One moment for every now() of the statement. Views never get one: there now() is refused.
+    let now = session.engine.inner.options.clock.now();
+    if let Some(now) = chrono::DateTime::from_timestamp_micros(now.0) {
+        let props = state.execution_props_mut();
+        *props = props.clone().with_query_execution_start_time(now);
+    }
     let plan = if parameters.is_empty() {
         plan
     } else {

@@ -22,8 +22,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("connector.type", "connector"),
     ("source.idle.timeout", "idle_timeout"),
     ("scan.watermark.idle-timeout", "idle_timeout"),
-    ("properties.group.id", "group_id"),
-    ("group.id", "group_id"),
+    ("group.id", "properties.group.id"),
 ];
 
 /// Keys that say where to start.

@@ -5,18 +5,33 @@ use std::ops::ControlFlow;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan};
-use sqlparser::ast::{Query, SetExpr, SetOperator, SetQuantifier, Visit, Visitor};
+use sqlparser::ast::{Query, SetExpr, SetOperator, SetQuantifier, TableFactor, Visit, Visitor};
 
 use super::from_datafusion;
 use crate::error::{Result, SqlError};
 
-/// EXCEPT ALL and INTERSECT ALL lose the number of duplicates.
+/// EXCEPT ALL and INTERSECT ALL lose the number of duplicates; locks, samples and table versions would be ignored.
 pub(super) fn check_syntax(query: &Query) -> Result<()> {
     struct Sets;
     impl Visitor for Sets {
         type Break = SqlError;
         fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<SqlError> {
+            if let Some(lock) = query.locks.first() {
+                return ControlFlow::Break(
+                    SqlError::unsupported(format!("{lock} is not supported"))
+                        .hint("Reads see one epoch and take no locks."),
+                );
+            }
             check_set(&query.body)
+        }
+        fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<SqlError> {
+            let refused = match factor {
+                TableFactor::Table { version: Some(_), .. } => "reading a table as of another time",
+                TableFactor::Table { sample: Some(_), .. } => "TABLESAMPLE",
+                TableFactor::MatchRecognize { .. } => "MATCH_RECOGNIZE",
+                _ => return ControlFlow::Continue(()),
+            };
+            ControlFlow::Break(SqlError::unsupported(format!("{refused} is not supported")))
         }
     }
     match query.visit(&mut Sets) {
