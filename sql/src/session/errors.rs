@@ -119,7 +119,8 @@ fn plan_error(message: &str, text: &str, relations: &[String]) -> SqlError {
         return place(out, text, name.split('_').next().filter(|_| name == "tumble_start").unwrap_or(name));
     }
     if lower.contains("require unique expression names") {
-        let name = between(&message, " AS ", "\" at position").unwrap_or("?");
+        let twice = between(&message, "the expression \"", "\" at position").unwrap_or("?");
+        let name = twice.rsplit(" AS ").next().unwrap_or(twice);
         return SqlError::new(SqlState::DUPLICATE_COLUMN, format!("column \"{name}\" specified more than once"))
             .hint("Give the columns different names with AS.");
     }
@@ -160,6 +161,9 @@ fn arrow_error(e: &ArrowError) -> SqlError {
     match e {
         ArrowError::DivideByZero => SqlError::new(SqlState::DIVISION_BY_ZERO, "division by zero"),
         ArrowError::ArithmeticOverflow(m) => SqlError::new(SqlState::NUMERIC_OUT_OF_RANGE, lower_first(m)),
+        ArrowError::CastError(m) if m.starts_with("Can't cast value") => {
+            SqlError::new(SqlState::NUMERIC_OUT_OF_RANGE, lower_first(m))
+        }
         ArrowError::CastError(m) | ArrowError::ParseError(m) => {
             SqlError::new(SqlState::INVALID_TEXT_REPRESENTATION, lower_first(m))
         }
