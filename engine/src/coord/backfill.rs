@@ -148,9 +148,12 @@ fn claim(inner: &Arc<EngineInner>, inputs: &BTreeSet<RelationId>) -> Result<(Cla
         };
         if let Body::Connector { start, .. } = &relation.body {
             streams.push(*input);
-            let followed = st.relation(*input)?.source.as_ref().filter(|s| s.readers > 0).map(|s| s.positions.clone());
-            if let Some(positions) = followed {
-                ranges.push((relation.clone(), start.clone(), positions));
+            let Some(s) = st.relations.get_mut(input).and_then(|r| r.source.as_mut()) else { continue };
+            if s.readers > 0 {
+                ranges.push((relation.clone(), start.clone(), s.positions.clone()));
+            } else {
+                // Positions without a reader are left from views that are gone: this view begins at the beginning.
+                s.positions = Positions::new();
             }
         }
     }
