@@ -22,6 +22,16 @@ fn a_one_shot_query_prints_its_rows() {
 }
 
 #[test]
+fn a_one_shot_query_reads_a_file_by_its_path() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("people.csv");
+    std::fs::write(&path, "name,age\nann,30\nbob,40\n").expect("writes");
+    let query = format!("SELECT name, age + 1 AS next FROM '{}' WHERE age > 30", path.display());
+    let output = millstream(&["sql", "--format", "csv", &query]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "name,next\nbob,41\n", "{output:?}");
+}
+
+#[test]
 fn an_error_goes_to_standard_error_and_into_the_exit_code() {
     let output = millstream(&["sql", "SELECT nothing_of_that_name"]);
     assert!(!output.status.success());

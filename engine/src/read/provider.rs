@@ -224,8 +224,12 @@ impl RelationSchema {
 
 /// A file as a stream nobody created: its columns are inferred, it is read once.
 async fn file_relation(path: &str, base_dir: Option<std::path::PathBuf>) -> crate::Result<Relation> {
-    let options: BTreeMap<String, String> =
+    let mut options: BTreeMap<String, String> =
         [("connector", "file"), ("path", path), ("follow", "false")].map(|(k, v)| (k.into(), v.into())).into();
+    if path.ends_with(".csv") {
+        // Names must come from somewhere: the first line, as in other tools that query files.
+        options.insert("header".into(), "true".into());
+    }
     let config = millstream_connectors::SourceConfig {
         name: path.into(),
         options: options.clone(),
