@@ -221,7 +221,7 @@ const KEYS: &[&str] = &[
 fn parse_file(text: &str) -> Result<Settings> {
     let table: toml::Table = text.parse().map_err(|e: toml::de::Error| bad(e.to_string().trim_end().to_owned()))?;
     if let Some(unknown) = table.keys().find(|k| !KEYS.contains(&k.as_str())) {
-        let nearest = KEYS.iter().min_by_key(|k| distance(k, unknown));
+        let nearest = KEYS.iter().min_by_key(|k| millstream::catalog::edit_distance(k, unknown));
         let e = bad(format!("unknown setting \"{unknown}\""));
         return Err(match nearest {
             Some(n) => e.hint(format!("Did you mean \"{n}\"? Settings are: {}.", KEYS.join(", "))),
@@ -229,22 +229,6 @@ fn parse_file(text: &str) -> Result<Settings> {
         });
     }
     table.try_into().map_err(|e: toml::de::Error| bad(e.to_string().trim_end().to_owned()))
-}
-
-/// Edits that turn one word into the other.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let cost = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 fn split_unit(s: &str) -> (f64, String) {

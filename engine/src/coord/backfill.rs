@@ -95,7 +95,6 @@ async fn build(inner: &Arc<EngineInner>, id: RelationId) -> Result<()> {
     for input in &inputs {
         let version = inner.lock().relation(*input)?.version_at(base);
         let Some((_, version)) = version else { continue };
-        let columns = catalog_relation(inner, *input)?.schema.clone();
         for shard in &version.shards {
             for batch in shard.scan()? {
                 for start in (0..batch.len()).step_by(CHUNK_ROWS) {
@@ -105,7 +104,6 @@ async fn build(inner: &Arc<EngineInner>, id: RelationId) -> Result<()> {
                 }
             }
         }
-        drop(columns);
     }
     // Streams that others follow already, from their start to where they were at `base`.
     for (stream, from, to) in std::mem::take(&mut claimed.ranges) {

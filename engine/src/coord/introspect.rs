@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringViewArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use millstream_sql::statement::ObjectKind;
 
 use super::EngineInner;
 use crate::api::{Metric, RelationInfo};
@@ -168,7 +167,7 @@ pub(crate) fn system_table(inner: &Arc<EngineInner>, name: &str) -> Result<Optio
                     .int("id", r.id.0 as i64)
                     .text("schema_name", Some(&r.schema_name))
                     .text("name", Some(&r.name))
-                    .text("kind", Some(kind_name(r.kind())))
+                    .text("kind", Some(r.kind().noun()))
                     .text("definition", Some(&r.definition))
                     .bool("system", r.schema_name == SYSTEM_SCHEMA);
             }
@@ -213,10 +212,6 @@ pub(crate) fn system_table(inner: &Arc<EngineInner>, name: &str) -> Result<Optio
         _ => return Ok(None),
     }
     t.finish().map(Some)
-}
-
-fn kind_name(kind: ObjectKind) -> &'static str {
-    kind.noun()
 }
 
 /// Rows collected by name, then laid out as columns.

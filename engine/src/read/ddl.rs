@@ -8,7 +8,7 @@ use millstream_connectors::SourceConfig;
 use millstream_sql::plan::{IncPlan, RelationId, build};
 use millstream_sql::statement::{ColumnDef, CreateStream, CreateTable, CreateView, Emit, ObjectKind, ObjectName};
 
-use super::provider::{Bindings, CatalogRelations, rename, scanned};
+use super::provider::{Bindings, CatalogRelations, rename};
 use super::query::{PlanContext, deep, sqlparser_ast};
 use super::{command, command_with, notice};
 use crate::api::{Notice, Outcome, Session, Subscription};
@@ -259,9 +259,6 @@ pub(crate) async fn plan_view(
             return Err(Error::new(SqlState::SYNTAX_ERROR, "the view has more column names than columns"));
         }
         let logical = rename(logical, &columns).e()?;
-        if let Some(r) = scanned(&logical).e()?.iter().find(|r| r.id == crate::catalog::ERRORS_ID) {
-            tracing::debug!(relation = %r.name, "a view over system errors");
-        }
         let catalog = inner.lock().catalog.clone();
         let plan = build::build(&state, logical, &CatalogRelations(catalog))?;
         let inputs = plan.relations();

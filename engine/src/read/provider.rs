@@ -70,10 +70,6 @@ impl TableProvider for RelationTable {
     fn table_type(&self) -> TableType {
         TableType::Base
     }
-    fn get_column_default(&self, column: &str) -> Option<&Expr> {
-        let _ = column;
-        None
-    }
     async fn scan(
         &self,
         state: &dyn DfSession,

@@ -254,29 +254,10 @@ pub(super) fn find_word(text: &str, word: &str) -> Option<usize> {
 /// The candidate with the least edits, if that is few enough to be a slip of the fingers.
 pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates
-        .map(|c| (edit_distance(&name.to_lowercase(), &c.to_lowercase()), c))
+        .map(|c| (crate::parse::cursor::edit_distance(&name.to_lowercase(), &c.to_lowercase()), c))
         .filter(|(d, c)| *d <= 1 + name.chars().count().min(c.chars().count()) / 4)
         .min_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.cmp(b.1)))
         .map(|(_, c)| c)
-}
-
-/// Insertions, deletions, substitutions and swaps of neighbours between two words.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut above2 = vec![0; b.len() + 1];
-    let mut above: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut this = vec![i; b.len() + 1];
-        for j in 1..=b.len() {
-            let cost = usize::from(a[i - 1] != b[j - 1]);
-            this[j] = (above[j] + 1).min(this[j - 1] + 1).min(above[j - 1] + cost);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                this[j] = this[j].min(above2[j - 2] + 1);
-            }
-        }
-        above2 = std::mem::replace(&mut above, this);
-    }
-    above[b.len()]
 }
 
 /// Without the backtrace and the prefixes that DataFusion puts before its messages.
