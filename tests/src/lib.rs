@@ -3,5 +3,6 @@
 pub mod kafka;
 pub mod nexmark;
 pub mod oracle;
+pub mod postgres;
 pub mod python;
 pub mod server;
