@@ -1,13 +1,11 @@
 //! Rows as lines that can be compared: numbers by value, everything else by its text.
 //!
 //! PostgreSQL gives `numeric` where we give `double precision` (averages, for one), and its `numeric` quotients have
-//! another number of digits. So `2.50` equals `2.5`, and a number with a fraction and more than 15 significant digits,
+//! another number of digits. So `2.50` equals `2.5`, and a number with a fraction and more than 12 significant digits,
 //! or with an exponent, is compared by its first 12 digits. Integers are compared by all of their digits.
 
 /// Significant digits of a number that is compared approximately.
 const DIGITS: usize = 12;
-/// Numbers of up to so many digits are compared exactly: every one of them is a `double precision` of its own.
-const EXACT_DIGITS_MAX: usize = 15;
 
 /// A line of a result as it is compared.
 pub fn canonical(line: &str) -> String {
@@ -42,7 +40,7 @@ fn number(text: &str) -> Option<String> {
     }
     let fraction = fraction.trim_end_matches('0');
     let significant = (whole.len() + fraction.len()).saturating_sub(if whole == "0" { 1 } else { 0 });
-    if exponent.is_some() || (!fraction.is_empty() && significant > EXACT_DIGITS_MAX) {
+    if exponent.is_some() || (!fraction.is_empty() && significant > DIGITS) {
         let value: f64 = text.parse().ok()?;
         let rounded: f64 = format!("{value:.*e}", DIGITS - 1).parse().ok()?;
         return Some(if rounded == 0.0 { "0".into() } else { format!("{rounded}") });

@@ -603,6 +603,21 @@ fn nesting_that_doubles_the_work_of_the_parser_is_stopped() {
     });
 }
 
+#[test]
+fn is_distinct_from_binds_tighter_than_and_and_or_and_weaker_than_comparisons() {
+    use sqlparser::ast::{BinaryOperator, Expr};
+    for sql in ["a IS DISTINCT FROM b AND c", "a IS NOT DISTINCT FROM b AND c"] {
+        let parsed = parse_expr(sql).unwrap();
+        assert!(matches!(parsed, Expr::BinaryOp { op: BinaryOperator::And, .. }), "{sql}: {parsed:?}");
+    }
+    assert!(matches!(
+        parse_expr("NOT a IS DISTINCT FROM b OR c").unwrap(),
+        Expr::BinaryOp { op: BinaryOperator::Or, .. }
+    ));
+    let Expr::IsDistinctFrom(_, right) = parse_expr("a IS DISTINCT FROM b + 1 = c").unwrap() else { panic!("not IS") };
+    assert!(matches!(*right, Expr::BinaryOp { op: BinaryOperator::Eq, .. }));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -20,7 +20,7 @@ TYPES = [
     ("smallint", "SMALLINT", ["1", "-32768", "32767", "NULL", "1", "0"], ["x::int + 1", "-(x::int)", "x % 10"]),
     ("int", "INT", ["1", "-2147483648", "2147483647", "NULL", "1", "0"], ["x::bigint + 1", "x % 10", "x / 3"]),
     ("bigint", "BIGINT", ["1", "-9223372036854775808", "9223372036854775807", "NULL", "1", "0"], ["x % 10", "x / 3", "x::numeric(20,0) + 1"]),
-    ("real", "REAL", ["1.5", "-0.25", "3e10", "NULL", "1.5", "0"], ["x * 2", "x::double precision", "x + 1"]),
+    ("real", "REAL", ["1.5", "-0.25", "2.5e9", "NULL", "1.5", "0"], ["x * 2", "x::double precision", "x + 1"]),
     ("double", "DOUBLE PRECISION", ["1.5", "-0.1", "1e300", "NULL", "1.5", "'NaN'", "'Infinity'", "'-Infinity'", "0"], ["x * 2", "x > 1", "x = x"]),
     ("numeric", "NUMERIC(10,2)", ["1.50", "-0.01", "12345678.99", "NULL", "1.5", "0"], ["x * 2", "x + 0.005", "x::int", "-x"]),
     ("numeric_of_many_digits", "NUMERIC(38,10)", ["1.5", "-12345678901234567890.1234567891", "9999999999999999999999999999.9999999999", "NULL", "1.50", "0"], ["-x", "CAST(x + x AS TEXT)", "x > 2"]),
@@ -31,10 +31,12 @@ TYPES = [
     ("time", "TIME", ["'10:00:00'", "'23:59:59.999999'", "'00:00:00'", "NULL", "'10:00:00'"], ["x > '12:00:00'", "extract(hour FROM x)"]),
     ("timestamp", "TIMESTAMP", ["'2026-01-01 10:00:00'", "'1969-12-31 23:59:59.5'", "'2024-02-29 00:00:00.000001'", "NULL", "'2026-01-01 10:00:00'"], ["x + INTERVAL '1 day'", "x::date", "extract(year FROM x)"]),
     ("timestamptz", "TIMESTAMPTZ", ["'2026-01-01 10:00:00+00'", "'2026-01-01 12:00:00+02'", "'1969-12-31 23:59:59.5Z'", "NULL", "'2026-06-01 00:00:00-05'"], ["x + INTERVAL '1 hour'", "extract(hour FROM x)"]),
-    ("interval", "INTERVAL", ["'1 day'", "'02:30:00'", "'1 month 2 days'", "NULL", "'1 day'", "'-3 hours'"], ["x + INTERVAL '1 hour'", "-x", "x * 2"]),
+    ("interval", "INTERVAL", ["INTERVAL '1 day'", "INTERVAL '150 minutes'", "INTERVAL '1 month 2 days'", "NULL", "INTERVAL '1 day'", "INTERVAL '-3 hours'"],
+     ["x + INTERVAL '1 hour'", "-x", "x * 2", "x = '1 day'", "x > '02:30:00'"]),
     ("bytea", "BYTEA", ["'\\x01ff'", "'\\x'", "'\\xdeadbeef'", "NULL", "'\\x01ff'"], ["encode(x, 'hex')", "length(x)"]),
-    ("int_array", "INT[]", ["'{1,2}'", "'{}'", "'{NULL,3}'", "NULL", "'{1,2}'", "'{0}'"], ["x[1]", "cardinality(x)"]),
-    ("text_array", "TEXT[]", ["'{a,b}'", "'{}'", "ARRAY['x y', NULL]", "NULL", "'{a,b}'"], ["x[2]", "array_to_string(x, '+')"]),
+    ("int_array", "INT[]", ["ARRAY[1, 2]", "ARRAY[]::INT[]", "ARRAY[NULL, 3]", "NULL", "ARRAY[1, 2]", "ARRAY[0]"], ["x[1]", "cardinality(x)", "x = '{1,2}'", "'{1,2}'::int[]"]),
+    ("text_array", "TEXT[]", ["ARRAY['a', 'b']", "ARRAY[]::TEXT[]", "ARRAY['x y', NULL]", "NULL", "ARRAY['a', 'b']"],
+     ["x[2]", "array_to_string(x, '+')", "x = '{a,b}'", "'{a,b}'::text[]"]),
 ]
 T = ["CREATE TABLE t (id INT PRIMARY KEY, a INT, b INT, s TEXT)", "INSERT INTO t VALUES (1, 10, 2, '5'), (2, 7, 0, 'x'), (3, NULL, 1, NULL)"]
 ERRORS = {
