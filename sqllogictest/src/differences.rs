@@ -66,6 +66,27 @@ impl Differences {
         left.map(|(file, sql)| format!("{file} | {sql}")).collect()
     }
 
+    /// The text of a list without some of its lines, as [`Self::stale`] gives them, and without groups that become empty.
+    pub fn without(text: &str, stale: &[String]) -> String {
+        let mut out: Vec<&str> = Vec::new();
+        for line in text.lines() {
+            let is_stale = line
+                .split_once(" | ")
+                .is_some_and(|(file, sql)| stale.contains(&format!("{} | {}", file.trim(), one_line(sql))));
+            if is_stale {
+                continue;
+            }
+            if line.starts_with('=') && out.last().is_some_and(|l| l.starts_with('=')) {
+                out.pop();
+            }
+            out.push(line);
+        }
+        if out.last().is_some_and(|l| l.starts_with('=')) {
+            out.pop();
+        }
+        out.join("\n") + "\n"
+    }
+
     /// How many records are listed.
     pub fn len(&self) -> usize {
         self.reasons.len()
@@ -90,5 +111,8 @@ mod tests {
         assert!(Differences::parse("a/b | SELECT 1").is_err());
         assert!(Differences::parse("= x\na | b\na | b").is_err());
         assert_eq!((list.len(), list.is_empty()), (2, false));
+        let text = "# note\n= one\na/b | SELECT 1\n= two\na/c | SELECT  2\n= three\na/d | SELECT 3\n";
+        let left = Differences::without(text, &["a/c | SELECT 2".into(), "a/d | SELECT 3".into()]);
+        assert_eq!(left, "# note\n= one\na/b | SELECT 1\n");
     }
 }

@@ -27,7 +27,8 @@ async fn all_queries_are_views_equal_to_their_queries_after_every_step() {
     };
     for (kind, name) in KINDS {
         run(&format!(
-            "CREATE STREAM source_{name} (*) WITH (connector = 'nexmark', type = '{name}', events = '{EVENTS}', seed = '5')"
+            "CREATE STREAM source_{name} (*) WITH (connector = 'nexmark', type = '{name}', events = '{EVENTS}', \
+             event_gap_us = '50000', seed = '5')"
         ))
         .await;
         run(&format!("CREATE TABLE {name} ({})", column_list(kind))).await;
@@ -61,7 +62,7 @@ async fn all_queries_are_views_equal_to_their_queries_after_every_step() {
     let (start, length) = (bounds[0], bounds[1] - bounds[0]);
     let mut steps: Vec<Vec<String>> = Vec::new();
     for step in 0..STEPS {
-        // Events of a kind arrive in the order of their times, the first step also brings what is older than all bids.
+        // An event every 50 ms; the first step also brings what is older than all bids.
         let from = if step == 0 { 0 } else { (start + length * step / STEPS) * 1000 };
         let to = if step + 1 == STEPS { u64::MAX / 2 } else { (start + length * (step + 1) / STEPS) * 1000 };
         let insert = |(_, name): &(_, &str)| {

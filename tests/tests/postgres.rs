@@ -251,7 +251,7 @@ async fn random_queries_give_what_postgresql_gives() {
     let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     let seeds = match number("MILLSTREAM_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("MILLSTREAM_POSTGRES_SEEDS").unwrap_or(40),
+        None => 0..number("MILLSTREAM_POSTGRES_SEEDS").unwrap_or(60),
     };
     let local = Local::start(2).await;
     let mut both =

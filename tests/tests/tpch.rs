@@ -15,7 +15,7 @@ use millstream_tests::tpch::{Data, QUERIES};
 /// Orders at the start.
 const ORDERS: usize = 120;
 /// Transactions.
-const CHANGES: u64 = 24;
+const CHANGES: u64 = 40;
 /// Views made before the rows; the others are made over them.
 const BEFORE: usize = 11;
 
