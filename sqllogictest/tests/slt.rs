@@ -66,7 +66,7 @@ fn main() {
     for (reason, n) in &c.left_out {
         println!("{n} queries are no views: {reason}");
     }
-    let stale = list.stale(|file| total.ran.contains(file));
+    let stale = list.stale(|file| file.starts_with("postgres/") && total.ran.contains(file));
     if !stale.is_empty() {
         println!("listed as different from PostgreSQL, but no longer so:\n{}", stale.join("\n"));
         if bless {
