@@ -73,6 +73,15 @@ pub(super) fn operator(
                 shard,
             )?)
         }
+        IncOp::Over { partition, order, plan: stored } => Box::new(crate::ops::over::OverOp::new(
+            state,
+            stored,
+            input(0).schema.clone(),
+            partition.clone(),
+            order.clone(),
+            output,
+            shard,
+        )?),
         IncOp::Recompute { plan: stored, keys, .. } => {
             let inputs = node.inputs.iter().map(|n| plan.node(*n).schema.clone()).collect();
             Box::new(crate::ops::recompute::RecomputeOp::new(state, stored, inputs, keys.clone(), output, shard)?)

@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 
 use arrow::datatypes::{DataType, Schema};
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, ScalarValue};
-use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 
-use super::{AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, SortColumn, Tier};
+use super::{AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, SortColumn, StoredPlan, Tier};
 
 /// An indented tree, one operator a line: name, arguments, `[native]`, `[keyed recompute: reason]` or
 /// `[full recompute: reason]`. `relation_name` gives names of relations. Shared nodes are printed once and referred to.
@@ -119,6 +119,16 @@ impl Printer<'_> {
                 }
                 text
             }
+            IncOp::Over { partition, order, plan } => {
+                let mut text = format!("Over ({})", functions(plan).join(", "));
+                if !partition.is_empty() {
+                    text.push_str(&format!(" by ({})", names(input(0), partition)));
+                }
+                if !order.is_empty() {
+                    text.push_str(&format!(" order ({})", sort_text(order, input(0))));
+                }
+                text
+            }
             IncOp::Exchange { distribution: Distribution::Single } => "Exchange single".to_owned(),
             IncOp::Exchange { distribution: Distribution::Hash(columns) } => {
                 format!("Exchange hash ({})", names(input(0), columns))
@@ -158,6 +168,12 @@ impl Printer<'_> {
             }
             IncOp::TopN { partition, .. } if partition.is_empty() => "all input rows in order".to_owned(),
             IncOp::TopN { partition, .. } => format!("all input rows in order, per ({})", names(input(0), partition)),
+            IncOp::Over { partition, .. } if partition.is_empty() => {
+                "all input rows in order, with the last result of each".to_owned()
+            }
+            IncOp::Over { partition, .. } => {
+                format!("all input rows in order, with the last result of each, per ({})", names(input(0), partition))
+            }
             IncOp::Recompute { .. } => "all input rows and the last output".to_owned(),
             _ => return None,
         })
@@ -169,6 +185,21 @@ fn reason(op: &IncOp) -> &str {
         IncOp::Recompute { reason, .. } => reason,
         _ => "",
     }
+}
+
+/// Names of the window functions of a stored plan.
+fn functions(plan: &StoredPlan) -> Vec<String> {
+    let mut found = Vec::new();
+    let visited = plan.logical.apply(|node| {
+        if let LogicalPlan::Window(w) = node {
+            found.extend(w.window_expr.iter().map(|e| match e.clone().unalias() {
+                Expr::WindowFunction(f) => f.fun.name().to_owned(),
+                other => other.to_string(),
+            }));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    if visited.is_err() { Vec::new() } else { found }
 }
 
 /// The stored plan's top operator.

@@ -211,6 +211,17 @@ pub enum IncOp {
         /// Append the row number as a column of the node schema's last field type.
         rank: bool,
     },
+    /// Window functions of one PARTITION BY and ORDER BY. Output: the input row, then one column a function. Ties of
+    /// the order are broken by the whole row.
+    Over {
+        /// Partition columns.
+        partition: Vec<usize>,
+        /// Order; rows alike in it are peers.
+        order: Vec<SortColumn>,
+        /// The functions: a projection of `__row` and one column a function, over one window partitioned by `__part`,
+        /// over leaf `t0`, which has the input's columns and then `__part` and `__row`.
+        plan: StoredPlan,
+    },
     /// Rows go to the shard that owns them. Splits the graph into stages.
     Exchange {
         /// Where to.

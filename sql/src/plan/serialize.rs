@@ -103,6 +103,7 @@ enum OpFile {
     Join { kind: String, on: Vec<(usize, usize)>, residual: Option<String>, null_equals_null: bool },
     Aggregate { keys: Vec<usize>, aggs: Vec<AggFile> },
     TopN { partition: Vec<usize>, order: Vec<SortFile>, offset: u64, limit: u64, rank: bool },
+    Over { partition: Vec<usize>, order: Vec<SortFile>, plan: String },
     Exchange { hash: Option<Vec<usize>> },
     Recompute { plan: String, keys: Option<KeysFile>, reason: String },
 }
@@ -208,6 +209,11 @@ impl NodeFile {
                 limit: *limit,
                 rank: *rank,
             },
+            IncOp::Over { partition, order, plan } => OpFile::Over {
+                partition: partition.clone(),
+                order: order.iter().map(SortFile::from).collect(),
+                plan: plan_out(plan)?,
+            },
             IncOp::Exchange { distribution } => OpFile::Exchange {
                 hash: match distribution {
                     Distribution::Hash(columns) => Some(columns.clone()),
@@ -268,6 +274,11 @@ impl NodeFile {
             OpFile::TopN { partition, order, offset, limit, rank } => {
                 IncOp::TopN { partition, order: order.into_iter().map(SortColumn::from).collect(), offset, limit, rank }
             }
+            OpFile::Over { partition, order, plan } => IncOp::Over {
+                partition,
+                order: order.into_iter().map(SortColumn::from).collect(),
+                plan: plan_in(&plan, context)?,
+            },
             OpFile::Exchange { hash } => {
                 IncOp::Exchange { distribution: hash.map_or(Distribution::Single, Distribution::Hash) }
             }

@@ -1,21 +1,24 @@
 //! GROUP BY.
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::logical_plan::Aggregate;
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::utils::grouping_set_to_exprlist;
+use datafusion::logical_expr::{Expr, GroupingSet, LogicalPlan};
 
 use super::{Builder, IncOp, NodeId, PlanExpr, Planned, arrow_schema, positional, positional_all, recompute};
 use crate::plan::{AggCall, AggFunc, RecomputeKeys};
 
 impl Builder<'_> {
     pub(super) fn aggregate(&mut self, a: &Aggregate) -> Planned {
-        if a.group_expr.iter().any(|e| matches!(e, Expr::GroupingSet(_))) {
-            return recompute("grouping sets");
-        }
         let input_schema = a.input.schema();
+        let sets = Sets::of(a)?;
         // The input's columns of the aggregate: keys first, then arguments and filters, each expression once.
-        let keys = positional_all(&a.group_expr, input_schema)?;
+        let keys = match &sets {
+            Some(s) => positional_all(&s.exprs, input_schema)?,
+            None => positional_all(&a.group_expr, input_schema)?,
+        };
         let mut columns: Vec<PlanExpr> = Vec::new();
         let mut column = |e: PlanExpr| match columns.iter().position(|c| *c == e) {
             Some(i) => i,
@@ -30,7 +33,7 @@ impl Builder<'_> {
             let Expr::AggregateFunction(f) = e.clone().unalias() else {
                 return recompute("an aggregate of this form");
             };
-            let output = a.schema.field(keys.len() + i).data_type().clone();
+            let output = a.schema.field(keys.len() + usize::from(sets.is_some()) + i).data_type().clone();
             let Some(func) = native_function(&f) else { return recompute(format!("aggregate {}", f.func.name())) };
             let filter = match &f.params.filter {
                 Some(e) => Some(column(positional(e, input_schema)?)),
@@ -55,12 +58,103 @@ impl Builder<'_> {
         // `count(*)` alone reads no column: any row will do as it is.
         let input = if columns.is_empty() { input } else { self.map(input, Vec::new(), Some(columns), mapped)? };
         let schema = arrow_schema(&a.schema);
+        if let Some(sets) = sets {
+            return self.grouping_sets(&sets, input, &keys, &aggs, schema);
+        }
         if aggs.is_empty() && !keys.is_empty() {
             let distinct = self.distinct(input);
             return self.keep_columns(distinct, keys, schema);
         }
         let input = if keys.is_empty() { self.single(input) } else { self.hashed(input, keys.clone()) };
         Ok(self.add(IncOp::Aggregate { keys, aggs }, vec![input], schema))
+    }
+
+    /// Every row once for each set, with NULL for the keys that are not in it and the number of the set, then grouped.
+    /// The empty set is apart: it has a row even if there is no input.
+    fn grouping_sets(
+        &mut self,
+        sets: &Sets,
+        input: NodeId,
+        keys: &[usize],
+        aggs: &[AggCall],
+        schema: SchemaRef,
+    ) -> Planned {
+        let own = self.schema(input);
+        let n = keys.len();
+        let null = |i: usize| -> Planned<PlanExpr> {
+            Ok(PlanExpr { expr: Expr::Literal(ScalarValue::try_from(schema.field(i).data_type())?, None) })
+        };
+        let number = |id: u64| -> Planned<PlanExpr> {
+            let id = ScalarValue::UInt64(Some(id)).cast_to(schema.field(n).data_type())?;
+            Ok(PlanExpr { expr: Expr::Literal(id, None) })
+        };
+        let mut expanded: Vec<_> = schema.fields().iter().take(n + 1).cloned().collect();
+        expanded.extend(own.fields().iter().cloned());
+        let expanded = SchemaRef::new(Schema::new(expanded));
+        let (mut copies, mut results) = (Vec::new(), Vec::new());
+        for (set, id) in sets.sets.iter().zip(sets.ids()) {
+            if set.iter().any(|kept| *kept) {
+                let mut exprs = Vec::with_capacity(n + 1 + own.fields().len());
+                for (i, (kept, key)) in set.iter().zip(keys).enumerate() {
+                    exprs.push(if *kept { PlanExpr::column(*key) } else { null(i)? });
+                }
+                exprs.push(number(id)?);
+                exprs.extend((0..own.fields().len()).map(PlanExpr::column));
+                copies.push(self.map(input, Vec::new(), Some(exprs), SchemaRef::clone(&expanded))?);
+            } else {
+                let single = self.single(input);
+                let fields: Vec<_> = schema.fields().iter().skip(n + 1).cloned().collect();
+                let exprs = (0..n).map(null).chain([number(id)]).collect::<Planned<Vec<_>>>()?;
+                let (total, values) = match aggs.is_empty() {
+                    // Without aggregates the row is all there is to it.
+                    true => {
+                        let count = AggCall {
+                            func: AggFunc::CountStar,
+                            arg: None,
+                            filter: None,
+                            distinct: false,
+                            output: DataType::Int64,
+                        };
+                        let field = Field::new("count", DataType::Int64, true);
+                        let op = IncOp::Aggregate { keys: Vec::new(), aggs: vec![count] };
+                        (self.add(op, vec![single], SchemaRef::new(Schema::new(vec![field]))), 0)
+                    }
+                    false => {
+                        let op = IncOp::Aggregate { keys: Vec::new(), aggs: aggs.to_vec() };
+                        (self.add(op, vec![single], SchemaRef::new(Schema::new(fields))), aggs.len())
+                    }
+                };
+                let exprs = exprs.into_iter().chain((0..values).map(PlanExpr::column)).collect();
+                results.push(self.map(total, Vec::new(), Some(exprs), SchemaRef::clone(&schema))?);
+            }
+        }
+        if !copies.is_empty() {
+            let all = match copies.as_slice() {
+                [one] => *one,
+                _ => self.add(IncOp::Union, copies, expanded),
+            };
+            let group: Vec<usize> = (0..=n).collect();
+            let moved = |c: &AggCall| AggCall {
+                arg: c.arg.map(|a| a + n + 1),
+                filter: c.filter.map(|f| f + n + 1),
+                ..c.clone()
+            };
+            results.push(match aggs.is_empty() {
+                true => {
+                    let distinct = self.keep_columns(all, group, SchemaRef::clone(&schema))?;
+                    self.distinct(distinct)
+                }
+                false => {
+                    let all = self.hashed(all, group.clone());
+                    let op = IncOp::Aggregate { keys: group, aggs: aggs.iter().map(moved).collect() };
+                    self.add(op, vec![all], SchemaRef::clone(&schema))
+                }
+            });
+        }
+        Ok(match results.as_slice() {
+            [one] => *one,
+            _ => self.add(IncOp::Union, results, schema),
+        })
     }
 
     /// Keyed by the group columns.
@@ -80,6 +174,46 @@ impl Builder<'_> {
         let stored = self.over_leaf(plan, &a.input, input)?;
         let keys = RecomputeKeys { output: (0..keys.len()).collect(), inputs: vec![keys] };
         Ok(Some(self.add_recompute(plan, stored, vec![input], Some(keys), reason.to_owned())))
+    }
+}
+
+/// Grouping sets, ROLLUP and CUBE as the list of sets they stand for.
+struct Sets {
+    /// All keys, in the order of the output.
+    exprs: Vec<Expr>,
+    /// For each set which of the keys it keeps.
+    sets: Vec<Vec<bool>>,
+}
+
+impl Sets {
+    fn of(a: &Aggregate) -> Planned<Option<Self>> {
+        let [Expr::GroupingSet(sets)] = a.group_expr.as_slice() else { return Ok(None) };
+        let exprs: Vec<Expr> = grouping_set_to_exprlist(&a.group_expr)?.into_iter().cloned().collect();
+        let n = exprs.len();
+        let sets = match sets {
+            GroupingSet::Rollup(_) => (0..=n).rev().map(|kept| (0..n).map(|i| i < kept).collect()).collect(),
+            GroupingSet::Cube(_) if n > 12 => return recompute("a CUBE of more than 12 keys"),
+            GroupingSet::Cube(_) => (0..1usize << n).map(|mask| (0..n).map(|i| mask >> i & 1 == 0).collect()).collect(),
+            GroupingSet::GroupingSets(sets) => {
+                sets.iter().map(|set| exprs.iter().map(|e| set.contains(e)).collect()).collect()
+            }
+        };
+        Ok(Some(Self { exprs, sets }))
+    }
+
+    /// The grouping id of each set: a bit for each key that is not in it, the last key lowest, and above them how many
+    /// equal sets came before.
+    fn ids(&self) -> Vec<u64> {
+        let n = self.exprs.len();
+        let mut seen: Vec<&[bool]> = Vec::new();
+        let mut ids = Vec::with_capacity(self.sets.len());
+        for set in &self.sets {
+            let mask = set.iter().fold(0u64, |mask, kept| mask << 1 | u64::from(!kept));
+            let before = seen.iter().filter(|s| **s == set.as_slice()).count() as u64;
+            ids.push(before.checked_shl(n as u32).unwrap_or(0) | mask);
+            seen.push(set);
+        }
+        ids
     }
 }
 
