@@ -52,6 +52,8 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     options.optimizer.enable_topk_dynamic_filter_pushdown = false;
     options.optimizer.enable_join_dynamic_filter_pushdown = false;
     options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+    // It would choose among groups that tie by which came first.
+    options.optimizer.enable_topk_aggregation = false;
     // An uncorrelated scalar subquery that gives two rows is an error; the rewrite to a join would duplicate rows.
     options.optimizer.enable_physical_uncorrelated_scalar_subquery = true;
     if target_partitions <= 1 {
@@ -69,7 +71,8 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     let rules = rules.into_iter().filter(|r| !r.name().starts_with("FilterPushdown")).collect();
     let mut builder = builder
         .with_physical_optimizer_rules(optimize::physical_rules(rules))
-        .with_analyzer_rule(Arc::new(optimize::FirstOfEach));
+        .with_analyzer_rule(Arc::new(optimize::FirstOfEach))
+        .with_analyzer_rule(Arc::new(optimize::TotalOrder));
     // Later registrations win: ours replace the default ones of the same name.
     builder.aggregate_functions().get_or_insert_default().extend(functions::aggregates());
     builder.scalar_functions().get_or_insert_default().extend(functions::scalars());

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use datafusion::common::Column;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
@@ -11,7 +12,7 @@ use datafusion::error::Result;
 use datafusion::functions_window::expr_fn::row_number;
 use datafusion::logical_expr::expr::{WindowFunction, WindowFunctionParams};
 use datafusion::logical_expr::logical_plan::{Distinct, DistinctOn};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, WindowFrame, lit};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, WindowFrame, cast, lit};
 use datafusion::optimizer::AnalyzerRule;
 
 /// Name of the row number's column.
@@ -61,7 +62,7 @@ fn first_of_each(on: DistinctOn) -> Result<LogicalPlan> {
     let columns: Vec<Expr> = columns.collect();
     let first = LogicalPlanBuilder::from(Arc::unwrap_or_clone(on.input))
         .window(vec![number])?
-        .filter(Expr::Column(Column::new_unqualified(NUMBER)).eq(lit(1u64)))?;
+        .filter(cast(Expr::Column(Column::new_unqualified(NUMBER)), DataType::Int64).eq(lit(1i64)))?;
     let first = if of_groups.is_empty() { first } else { first.sort(of_groups)? };
     first.project(columns)?.build()
 }

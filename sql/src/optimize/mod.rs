@@ -4,6 +4,7 @@
 //! (`push_down_limit`), that hide operators we run natively (`replace_distinct_aggregate`, unions), or that only move
 //! cheap expressions about. `now()` is not folded: the optimizer is told no query start time.
 
+mod aggregate_order;
 mod distinct_on;
 mod row_order;
 mod scalar_subquery;
@@ -18,6 +19,7 @@ use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
 
+pub use aggregate_order::TotalOrder;
 pub use distinct_on::FirstOfEach;
 pub use row_order::physical_rules;
 

@@ -7,6 +7,8 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
+use crate::functions::{Collect, Stat};
+
 use super::{AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, SortColumn, StoredPlan, Tier};
 
 /// An indented tree, one operator a line: name, arguments, `[native]`, `[keyed recompute: reason]` or
@@ -119,6 +121,14 @@ impl Printer<'_> {
                 }
                 text
             }
+            IncOp::TopRank { partition, order, limit, dense } => {
+                let mut text = format!("TopN {}<={limit}", if *dense { "dense_rank" } else { "rank" });
+                if !partition.is_empty() {
+                    text.push_str(&format!(" by ({})", names(input(0), partition)));
+                }
+                text.push_str(&format!(" order ({})", sort_text(order, input(0))));
+                text
+            }
             IncOp::Over { partition, order, plan } => {
                 let mut text = format!("Over ({})", functions(plan).join(", "));
                 if !partition.is_empty() {
@@ -160,14 +170,26 @@ impl Printer<'_> {
             }
             IncOp::Aggregate { keys, aggs } => {
                 let values = aggs.iter().any(|a| a.distinct || matches!(a.func, AggFunc::Min | AggFunc::Max));
-                let extra = if values { ", and counters of values for min, max and DISTINCT" } else { "" };
+                let collected = aggs.iter().any(|a| matches!(a.func, AggFunc::Collect(_)));
+                let extra = match (values, collected) {
+                    (true, true) => {
+                        ", counters of values for min, max and DISTINCT, and all values of the ordered aggregates"
+                    }
+                    (true, false) => ", and counters of values for min, max and DISTINCT",
+                    (false, true) => ", and all values of the ordered aggregates",
+                    (false, false) => "",
+                };
                 match keys.is_empty() {
                     true => format!("one row of accumulators{extra}"),
                     false => format!("a row of accumulators per ({}){extra}", names(input(0), keys)),
                 }
             }
-            IncOp::TopN { partition, .. } if partition.is_empty() => "all input rows in order".to_owned(),
-            IncOp::TopN { partition, .. } => format!("all input rows in order, per ({})", names(input(0), partition)),
+            IncOp::TopN { partition, .. } | IncOp::TopRank { partition, .. } if partition.is_empty() => {
+                "all input rows in order".to_owned()
+            }
+            IncOp::TopN { partition, .. } | IncOp::TopRank { partition, .. } => {
+                format!("all input rows in order, per ({})", names(input(0), partition))
+            }
             IncOp::Over { partition, .. } if partition.is_empty() => {
                 "all input rows in order, with the last result of each".to_owned()
             }
@@ -269,11 +291,22 @@ fn agg_text(a: &AggCall, schema: &Schema) -> String {
         AggFunc::Max => "max",
         AggFunc::BoolAnd => "bool_and",
         AggFunc::BoolOr => "bool_or",
+        AggFunc::BitAnd => "bit_and",
+        AggFunc::BitOr => "bit_or",
+        AggFunc::BitXor => "bit_xor",
+        AggFunc::Stat(stat) => Stat::ALL.iter().find(|s| s.0 == stat).map_or("", |s| s.1),
+        AggFunc::Collect(kind) => Collect::ALL.iter().find(|c| c.0 == kind).map_or("", |c| c.1),
     };
     let distinct = if a.distinct { "distinct " } else { "" };
-    let arg = a.arg.map_or(Cow::Borrowed("*"), |i| name(schema, i));
+    let mut args = a.arg.map_or(Cow::Borrowed("*"), |i| name(schema, i)).into_owned();
+    for i in &a.more {
+        args.push_str(&format!(", {}", name(schema, *i)));
+    }
+    if !a.order.is_empty() {
+        args.push_str(&format!(" order by {}", sort_text(&a.order, schema)));
+    }
     let filter = a.filter.map_or(String::new(), |f| format!(" filter {}", name(schema, f)));
-    format!("{func}({distinct}{arg}){filter}")
+    format!("{func}({distinct}{args}){filter}")
 }
 
 fn sort_text(order: &[SortColumn], schema: &Schema) -> String {

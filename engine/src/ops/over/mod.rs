@@ -25,7 +25,7 @@ use datafusion::execution::SessionState;
 use millstream_sql::plan::{SortColumn, StoredPlan};
 
 use self::compute::Computer;
-use self::reach::Reach;
+use self::reach::{Measure, Reach};
 use self::rows::{Entry, Key, Rows};
 use super::eval::{RowText, is_of_data};
 use super::{DeltaOp, Emit, ErrorSet, Shard, SlotDelta, StateStats, TickCx};
@@ -250,17 +250,20 @@ impl OverOp {
     }
 
     /// What must be computed again in a partition after `changed`.
-    fn work(&self, slot: u32, changed: &[(Key, bool)], whole: bool, out: &mut Vec<Work>) {
+    fn work(&self, slot: u32, changed: &[(Key, bool)], whole: bool, out: &mut Vec<Work>) -> Result<()> {
         let rows = &self.partitions[slot as usize].rows;
         let starts = rows.starts();
         let total = starts.total;
         if total == 0 {
-            return;
+            return Ok(());
         }
         let all = Work { slot, from: 0, to: total, needs_from: 0, needs_to: total };
         if whole {
-            return out.push(all);
+            out.push(all);
+            return Ok(());
         }
+        let descending = self.order.first().is_some_and(|o| o.descending);
+        let measure = Measure { rows, starts: &starts, orders: self.orders.as_ref(), descending };
         let mut pieces: Vec<(u64, u64)> = Vec::new();
         for (key, more) in changed {
             let (position, copies) = match rows.find(key) {
@@ -272,8 +275,8 @@ impl OverOp {
                 true => (position, position + copies),
                 false => (position.saturating_sub(1), (position + copies + 1).min(total)),
             };
-            let from = self.reach.felt_before.back(rows, &starts, from);
-            let to = self.reach.felt_after.on(rows, &starts, to);
+            let from = self.reach.felt_before.back(&measure, from)?;
+            let to = self.reach.felt_after.on(&measure, to)?;
             match pieces.last_mut() {
                 Some(last) if from <= last.1 => {
                     last.0 = last.0.min(from);
@@ -285,8 +288,8 @@ impl OverOp {
         let first = out.len();
         let mut needed = 0;
         for (from, to) in pieces {
-            let needs_from = self.reach.needs_before.back(rows, &starts, from);
-            let needs_to = self.reach.needs_after.on(rows, &starts, to);
+            let needs_from = self.reach.needs_before.back(&measure, from)?;
+            let needs_to = self.reach.needs_after.on(&measure, to)?;
             needed += needs_to - needs_from;
             out.push(Work { slot, from, to, needs_from, needs_to });
         }
@@ -294,6 +297,7 @@ impl OverOp {
             out.truncate(first);
             out.push(all);
         }
+        Ok(())
     }
 
     /// Computes pieces; if that fails, finds the partitions that are to blame.
@@ -455,7 +459,7 @@ impl DeltaOp for OverOp {
             }
             let changed = self.settle(*slot, &mut changes);
             let first = works.len();
-            self.work(*slot, &changed, healed.is_some(), &mut works);
+            self.work(*slot, &changed, healed.is_some(), &mut works)?;
             needed += works[first..].iter().map(|w| w.needs_to - w.needs_from).sum::<u64>();
             if needed >= ROWS_PER_RUN || i + 1 == touched.len() {
                 self.run(&std::mem::take(&mut works), cx.errors, &mut changes)?;

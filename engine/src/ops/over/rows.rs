@@ -217,8 +217,18 @@ impl Starts {
         }
     }
 
+    /// The first position of rows that do not come before an order.
+    pub(super) fn first_from(&self, rows: &Rows, order: &[u8]) -> u64 {
+        self.position(rows, rows.first_not(|e| e.order() < order))
+    }
+
+    /// The position after the last row that does not come after an order.
+    pub(super) fn end_of(&self, rows: &Rows, order: &[u8]) -> u64 {
+        self.position(rows, rows.first_not(|e| e.order() <= order))
+    }
+
     /// The entry that has the copy at a position.
-    fn entry<'r>(&self, rows: &'r Rows, position: u64) -> Option<&'r Entry> {
+    pub(super) fn entry<'r>(&self, rows: &'r Rows, position: u64) -> Option<&'r Entry> {
         let mut at = *self.of.get(self.chunk_of(position))?;
         let mut chunk = self.chunk_of(position);
         // Entries without copies may end a chunk.

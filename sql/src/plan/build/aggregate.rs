@@ -2,13 +2,15 @@
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::expr::AggregateFunction;
+use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment};
 use datafusion::logical_expr::logical_plan::Aggregate;
 use datafusion::logical_expr::utils::grouping_set_to_exprlist;
 use datafusion::logical_expr::{Expr, GroupingSet, LogicalPlan};
 
-use super::{Builder, IncOp, NodeId, PlanExpr, Planned, arrow_schema, positional, positional_all, recompute};
-use crate::plan::{AggCall, AggFunc, RecomputeKeys};
+use super::{Builder, Fail, IncOp, NodeId, PlanExpr, Planned, arrow_schema, positional, positional_all, recompute};
+use crate::functions::collect::{Collector, share};
+use crate::functions::{Collect, Stat};
+use crate::plan::{AggCall, AggFunc, RecomputeKeys, SortColumn};
 
 impl Builder<'_> {
     pub(super) fn aggregate(&mut self, a: &Aggregate) -> Planned {
@@ -35,22 +37,45 @@ impl Builder<'_> {
             };
             let output = a.schema.field(keys.len() + usize::from(sets.is_some()) + i).data_type().clone();
             let Some(func) = native_function(&f) else { return recompute(format!("aggregate {}", f.func.name())) };
-            let filter = match &f.params.filter {
-                Some(e) => Some(column(positional(e, input_schema)?)),
-                None => None,
-            };
-            let arg = match (func, f.params.args.first()) {
-                (AggFunc::CountStar, _) | (_, None) => None,
-                (_, Some(e)) => Some(column(positional(e, input_schema)?)),
-            };
-            aggs.push(AggCall { func, arg, filter, distinct: f.params.distinct && arg.is_some(), output });
+            let p = &f.params;
+            let mut filter = p.filter.as_ref().map(|e| e.as_ref().clone());
+            let mut args = p.args.as_slice();
+            if f.func.name() == "count_if" {
+                let condition = args.first().cloned();
+                filter = filter.into_iter().chain(condition).reduce(Expr::and);
+                args = &[];
+            }
+            if func == AggFunc::CountStar {
+                args = &[];
+            }
+            let mut call = AggCall::new(func, None, output);
+            call.filter = filter.map(|e| Ok::<_, Fail>(column(positional(&e, input_schema)?))).transpose()?;
+            for (i, e) in args.iter().enumerate() {
+                let at = column(positional(e, input_schema)?);
+                if i == 0 { call.arg = Some(at) } else { call.more.push(at) }
+            }
+            if matches!(func, AggFunc::Collect(Collect::PercentileCont | Collect::PercentileDisc))
+                && let Some(Expr::Literal(value, _)) = args.get(1)
+            {
+                share(&value.to_array()?)?;
+            }
+            if matches!(func, AggFunc::Collect(_)) {
+                for by in &p.order_by {
+                    let column = column(positional(&by.expr, input_schema)?);
+                    call.order.push(SortColumn { column, descending: !by.asc, nulls_first: by.nulls_first });
+                }
+                call.ignore_nulls = p.null_treatment == Some(NullTreatment::IgnoreNulls);
+            }
+            call.distinct = (p.distinct || f.func.name() == "approx_distinct") && call.arg.is_some();
+            aggs.push(call);
         }
         let input = self.plan(&a.input)?;
         let names = self.schema(input);
         let mapped = self.typed(input, &columns, |i| columns[i].as_column().map(|c| names.field(c).name().clone()))?;
         for agg in &aggs {
             let arg = agg.arg.map(|i| mapped.field(i).data_type());
-            if !is_native_argument(agg.func, arg) {
+            let others = agg.columns().all(|c| Collector::supports(mapped.field(c).data_type()));
+            if !is_native_argument(agg.func, arg) || (matches!(agg.func, AggFunc::Collect(_)) && !others) {
                 let shown = arg.map(ToString::to_string).unwrap_or_default();
                 return recompute(format!("aggregate {:?} of {shown}", agg.func).to_lowercase());
             }
@@ -108,13 +133,7 @@ impl Builder<'_> {
                 let (total, values) = match aggs.is_empty() {
                     // Without aggregates the row is all there is to it.
                     true => {
-                        let count = AggCall {
-                            func: AggFunc::CountStar,
-                            arg: None,
-                            filter: None,
-                            distinct: false,
-                            output: DataType::Int64,
-                        };
+                        let count = AggCall::new(AggFunc::CountStar, None, DataType::Int64);
                         let field = Field::new("count", DataType::Int64, true);
                         let op = IncOp::Aggregate { keys: Vec::new(), aggs: vec![count] };
                         (self.add(op, vec![single], SchemaRef::new(Schema::new(vec![field]))), 0)
@@ -134,11 +153,7 @@ impl Builder<'_> {
                 _ => self.add(IncOp::Union, copies, expanded),
             };
             let group: Vec<usize> = (0..=n).collect();
-            let moved = |c: &AggCall| AggCall {
-                arg: c.arg.map(|a| a + n + 1),
-                filter: c.filter.map(|f| f + n + 1),
-                ..c.clone()
-            };
+            let moved = |c: &AggCall| c.moved(|column| column + n + 1);
             results.push(match aggs.is_empty() {
                 true => {
                     let distinct = self.keep_columns(all, group, SchemaRef::clone(&schema))?;
@@ -219,20 +234,35 @@ impl Sets {
 
 fn native_function(f: &AggregateFunction) -> Option<AggFunc> {
     let p = &f.params;
+    let name = f.func.name();
+    if let Some(kind) = Collect::named(name) {
+        // A share that is no constant is an error of the function's.
+        let constant = p.args.get(1).is_none_or(|e| kind == Collect::StringAgg || matches!(e, Expr::Literal(..)));
+        return constant.then_some(AggFunc::Collect(kind));
+    }
+    if let Some(stat) = Stat::named(name) {
+        let pairs = stat.is_of_pairs();
+        let fits = p.null_treatment.is_none() && p.args.len() == 1 + usize::from(pairs) && !(pairs && p.distinct);
+        return fits.then_some(AggFunc::Stat(stat));
+    }
     if p.null_treatment.is_some() || p.args.len() > 1 {
         return None;
     }
-    Some(match (f.func.name(), p.args.first()) {
+    Some(match (name, p.args.first()) {
         ("count", None) => AggFunc::CountStar,
         ("count", Some(Expr::Literal(v, _))) if !v.is_null() && !p.distinct => AggFunc::CountStar,
+        ("count_if", Some(_)) if !p.distinct => AggFunc::CountStar,
         (_, None) => return None,
-        ("count", _) => AggFunc::Count,
+        ("count" | "approx_distinct", _) => AggFunc::Count,
         ("sum", _) => AggFunc::Sum,
         ("avg", _) => AggFunc::Avg,
-        ("min", _) => AggFunc::Min,
+        ("min" | "any_value", _) => AggFunc::Min,
         ("max", _) => AggFunc::Max,
         ("bool_and", _) => AggFunc::BoolAnd,
         ("bool_or", _) => AggFunc::BoolOr,
+        ("bit_and", _) => AggFunc::BitAnd,
+        ("bit_or", _) => AggFunc::BitOr,
+        ("bit_xor", _) => AggFunc::BitXor,
         _ => return None,
     })
 }
@@ -247,5 +277,8 @@ fn is_native_argument(func: AggFunc, arg: Option<&DataType>) -> bool {
         AggFunc::Avg => matches!(t, Float64 | Decimal128(..) | Decimal256(..)),
         AggFunc::Min | AggFunc::Max => !t.is_nested() && !matches!(t, Interval(_) | Null),
         AggFunc::BoolAnd | AggFunc::BoolOr => *t == Boolean,
+        AggFunc::BitAnd | AggFunc::BitOr | AggFunc::BitXor => t.is_integer(),
+        AggFunc::Stat(_) => *t == Float64,
+        AggFunc::Collect(_) => Collector::supports(t),
     }
 }

@@ -1,4 +1,4 @@
-//! Window functions: `row_number() <= n` is a top-N; others have an operator that keeps each partition in order.
+//! Window functions: `row_number() <= n` and its like for ranks are a top-N; others have an operator that keeps each partition in order.
 
 use std::sync::Arc;
 
@@ -31,7 +31,8 @@ impl Builder<'_> {
         let [expr] = window.window_expr.as_slice() else { return Ok(None) };
         let Expr::WindowFunction(f) = expr.clone().unalias() else { return Ok(None) };
         let WindowFunctionDefinition::WindowUDF(function) = &f.fun else { return Ok(None) };
-        if function.name() != "row_number" || f.params.filter.is_some() {
+        let counts = function.name();
+        if !matches!(counts, "row_number" | "rank" | "dense_rank") || f.params.filter.is_some() {
             return Ok(None);
         }
         let rank = window.input.schema().fields().len(); // the row number's column
@@ -50,7 +51,11 @@ impl Builder<'_> {
         fields.push(output.fields()[rank].clone());
         let last = fields.len() - 1;
         let schema = arrow::datatypes::SchemaRef::new(arrow::datatypes::Schema::new(fields));
-        let top = self.add(IncOp::TopN { partition, order, offset: 0, limit, rank: true }, vec![input], schema);
+        let op = match counts {
+            "row_number" => IncOp::TopN { partition, order, offset: 0, limit, rank: true },
+            name => IncOp::TopRank { partition, order, limit, dense: name == "dense_rank" },
+        };
+        let top = self.add(op, vec![input], schema);
         let top = self.keep_columns(top, (0..rank).chain([last]).collect(), output)?;
         // Bounds that the limit says already are dropped.
         let rest = split_conjunction(&filter.predicate)
@@ -180,7 +185,10 @@ fn below_projection(filter: &Filter) -> Planned<Option<Filter>> {
 /// `n` of `rank <= n` and its like.
 fn upper_bound(e: &Expr, window: &Window, rank: usize) -> Option<u64> {
     let Expr::BinaryExpr(b) = e else { return None };
-    let is_rank = |e: &Expr| matches!(e, Expr::Column(c) if window.schema.index_of_column(c).ok() == Some(rank));
+    let is_rank = |e: &Expr| {
+        let bare = if let Expr::Cast(c) = e { c.expr.as_ref() } else { e };
+        matches!(bare, Expr::Column(c) if window.schema.index_of_column(c).ok() == Some(rank))
+    };
     let (op, literal) = if is_rank(&b.left) {
         (b.op, &b.right)
     } else if is_rank(&b.right) {
