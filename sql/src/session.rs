@@ -8,6 +8,8 @@ mod window_tvf;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use datafusion::config::Dialect;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
@@ -17,7 +19,7 @@ use datafusion::sql::parser::Statement as DfStatement;
 use sqlparser::ast;
 
 use crate::error::Result;
-use crate::functions;
+use crate::{functions, optimize};
 
 pub use errors::{from_datafusion, from_datafusion_in};
 
@@ -50,6 +52,8 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     options.optimizer.enable_topk_dynamic_filter_pushdown = false;
     options.optimizer.enable_join_dynamic_filter_pushdown = false;
     options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+    // It would choose among groups that tie by which came first.
+    options.optimizer.enable_topk_aggregation = false;
     // An uncorrelated scalar subquery that gives two rows is an error; the rewrite to a join would duplicate rows.
     options.optimizer.enable_physical_uncorrelated_scalar_subquery = true;
     if target_partitions <= 1 {
@@ -64,8 +68,11 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     // FilterPushdown goes by column names: a filter over a join whose sides have columns of one name ends up on the wrong
     // one. The logical optimizer has pushed what can be pushed.
     let rules = PhysicalOptimizer::new().rules;
+    let rules = rules.into_iter().filter(|r| !r.name().starts_with("FilterPushdown")).collect();
     let mut builder = builder
-        .with_physical_optimizer_rules(rules.into_iter().filter(|r| !r.name().starts_with("FilterPushdown")).collect());
+        .with_physical_optimizer_rules(optimize::physical_rules(rules))
+        .with_analyzer_rule(Arc::new(optimize::FirstOfEach))
+        .with_analyzer_rule(Arc::new(optimize::TotalOrder));
     // Later registrations win: ours replace the default ones of the same name.
     builder.aggregate_functions().get_or_insert_default().extend(functions::aggregates());
     builder.scalar_functions().get_or_insert_default().extend(functions::scalars());

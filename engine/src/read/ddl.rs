@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema};
 use millstream_connectors::SourceConfig;
-use millstream_sql::plan::{IncPlan, RelationId, build};
+use millstream_sql::plan::{IncNode, IncOp, IncPlan, RelationId, build};
 use millstream_sql::statement::{ColumnDef, CreateStream, CreateTable, CreateView, Emit, ObjectKind, ObjectName};
 
 use super::provider::{Bindings, CatalogRelations, rename};
@@ -320,6 +320,11 @@ pub(crate) async fn create_view(session: &mut Session, c: &CreateView, text: &st
     unique_columns(planned.plan.schema())?;
     if !planned.plan.read_order.is_empty() {
         notices.push(notice("ORDER BY of a view does not order later reads of it"));
+    }
+    let unordered =
+        |n: &IncNode| matches!(&n.op, IncOp::TopN { partition, order, .. } if partition.is_empty() && order.is_empty());
+    if planned.plan.nodes.iter().any(unordered) {
+        notices.push(notice("LIMIT without ORDER BY keeps the first rows in the order of all their columns"));
     }
     let mut next = Catalog::clone(&catalog);
     let id = next.allocate();

@@ -1,6 +1,11 @@
 //! Functions of ours, one registry for batch and incremental paths.
 
+pub mod collect;
+mod collect_udaf;
 pub mod exact_sum;
+pub mod moments;
+mod other;
+mod statistics;
 mod sum;
 mod window;
 
@@ -8,11 +13,15 @@ use std::sync::Arc;
 
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
+pub use collect::Collect;
 pub use exact_sum::ExactFloatSum;
+pub use moments::{Moments, Stat};
 
 /// Aggregates of ours; those named like a DataFusion function replace it.
 pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
-    vec![Arc::new(sum::exact_sum()), Arc::new(sum::exact_avg())]
+    let exact = [sum::exact_sum(), sum::exact_avg()].into_iter();
+    let all = exact.chain(statistics::functions()).chain(collect_udaf::functions()).chain(other::functions());
+    all.map(Arc::new).collect()
 }
 
 /// Scalar functions of ours.

@@ -4,6 +4,9 @@
 //! (`push_down_limit`), that hide operators we run natively (`replace_distinct_aggregate`, unions), or that only move
 //! cheap expressions about. `now()` is not folded: the optimizer is told no query start time.
 
+mod aggregate_order;
+mod distinct_on;
+mod row_order;
 mod scalar_subquery;
 
 use std::sync::Arc;
@@ -15,6 +18,10 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
+
+pub use aggregate_order::TotalOrder;
+pub use distinct_on::FirstOfEach;
+pub use row_order::physical_rules;
 
 /// Rules of DataFusion that do not apply to views.
 const DROPPED: &[&str] = &[

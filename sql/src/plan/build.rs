@@ -161,7 +161,7 @@ impl Builder<'_> {
                 Some(n) => self.sorted_limit(plan, 0, Some(n as u64)),
             },
             LogicalPlan::Limit(l) => self.limit(l),
-            LogicalPlan::Window(_) => recompute("window function"),
+            LogicalPlan::Window(w) => self.window(w),
             LogicalPlan::Unnest(_) => self.unnest(plan),
             LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => self.values(plan),
             LogicalPlan::RecursiveQuery(_) => recompute("recursive query"),

@@ -3,11 +3,13 @@
 use std::borrow::Cow;
 
 use arrow::datatypes::{DataType, Schema};
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, ScalarValue};
-use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 
-use super::{AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, SortColumn, Tier};
+use crate::functions::{Collect, Stat};
+
+use super::{AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, SortColumn, StoredPlan, Tier};
 
 /// An indented tree, one operator a line: name, arguments, `[native]`, `[keyed recompute: reason]` or
 /// `[full recompute: reason]`. `relation_name` gives names of relations. Shared nodes are printed once and referred to.
@@ -119,6 +121,24 @@ impl Printer<'_> {
                 }
                 text
             }
+            IncOp::TopRank { partition, order, limit, dense } => {
+                let mut text = format!("TopN {}<={limit}", if *dense { "dense_rank" } else { "rank" });
+                if !partition.is_empty() {
+                    text.push_str(&format!(" by ({})", names(input(0), partition)));
+                }
+                text.push_str(&format!(" order ({})", sort_text(order, input(0))));
+                text
+            }
+            IncOp::Over { partition, order, plan } => {
+                let mut text = format!("Over ({})", functions(plan).join(", "));
+                if !partition.is_empty() {
+                    text.push_str(&format!(" by ({})", names(input(0), partition)));
+                }
+                if !order.is_empty() {
+                    text.push_str(&format!(" order ({})", sort_text(order, input(0))));
+                }
+                text
+            }
             IncOp::Exchange { distribution: Distribution::Single } => "Exchange single".to_owned(),
             IncOp::Exchange { distribution: Distribution::Hash(columns) } => {
                 format!("Exchange hash ({})", names(input(0), columns))
@@ -150,14 +170,32 @@ impl Printer<'_> {
             }
             IncOp::Aggregate { keys, aggs } => {
                 let values = aggs.iter().any(|a| a.distinct || matches!(a.func, AggFunc::Min | AggFunc::Max));
-                let extra = if values { ", and counters of values for min, max and DISTINCT" } else { "" };
+                let collected = aggs.iter().any(|a| matches!(a.func, AggFunc::Collect(_)));
+                let extra = match (values, collected) {
+                    (true, true) => {
+                        ", counters of values for min, max and DISTINCT, and all values of the ordered aggregates"
+                    }
+                    (true, false) => ", and counters of values for min, max and DISTINCT",
+                    (false, true) => ", and all values of the ordered aggregates",
+                    (false, false) => "",
+                };
                 match keys.is_empty() {
                     true => format!("one row of accumulators{extra}"),
                     false => format!("a row of accumulators per ({}){extra}", names(input(0), keys)),
                 }
             }
-            IncOp::TopN { partition, .. } if partition.is_empty() => "all input rows in order".to_owned(),
-            IncOp::TopN { partition, .. } => format!("all input rows in order, per ({})", names(input(0), partition)),
+            IncOp::TopN { partition, .. } | IncOp::TopRank { partition, .. } if partition.is_empty() => {
+                "all input rows in order".to_owned()
+            }
+            IncOp::TopN { partition, .. } | IncOp::TopRank { partition, .. } => {
+                format!("all input rows in order, per ({})", names(input(0), partition))
+            }
+            IncOp::Over { partition, .. } if partition.is_empty() => {
+                "all input rows in order, with the last result of each".to_owned()
+            }
+            IncOp::Over { partition, .. } => {
+                format!("all input rows in order, with the last result of each, per ({})", names(input(0), partition))
+            }
             IncOp::Recompute { .. } => "all input rows and the last output".to_owned(),
             _ => return None,
         })
@@ -169,6 +207,21 @@ fn reason(op: &IncOp) -> &str {
         IncOp::Recompute { reason, .. } => reason,
         _ => "",
     }
+}
+
+/// Names of the window functions of a stored plan.
+fn functions(plan: &StoredPlan) -> Vec<String> {
+    let mut found = Vec::new();
+    let visited = plan.logical.apply(|node| {
+        if let LogicalPlan::Window(w) = node {
+            found.extend(w.window_expr.iter().map(|e| match e.clone().unalias() {
+                Expr::WindowFunction(f) => f.fun.name().to_owned(),
+                other => other.to_string(),
+            }));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    if visited.is_err() { Vec::new() } else { found }
 }
 
 /// The stored plan's top operator.
@@ -238,11 +291,22 @@ fn agg_text(a: &AggCall, schema: &Schema) -> String {
         AggFunc::Max => "max",
         AggFunc::BoolAnd => "bool_and",
         AggFunc::BoolOr => "bool_or",
+        AggFunc::BitAnd => "bit_and",
+        AggFunc::BitOr => "bit_or",
+        AggFunc::BitXor => "bit_xor",
+        AggFunc::Stat(stat) => Stat::ALL.iter().find(|s| s.0 == stat).map_or("", |s| s.1),
+        AggFunc::Collect(kind) => Collect::ALL.iter().find(|c| c.0 == kind).map_or("", |c| c.1),
     };
     let distinct = if a.distinct { "distinct " } else { "" };
-    let arg = a.arg.map_or(Cow::Borrowed("*"), |i| name(schema, i));
+    let mut args = a.arg.map_or(Cow::Borrowed("*"), |i| name(schema, i)).into_owned();
+    for i in &a.more {
+        args.push_str(&format!(", {}", name(schema, *i)));
+    }
+    if !a.order.is_empty() {
+        args.push_str(&format!(" order by {}", sort_text(&a.order, schema)));
+    }
     let filter = a.filter.map_or(String::new(), |f| format!(" filter {}", name(schema, f)));
-    format!("{func}({distinct}{arg}){filter}")
+    format!("{func}({distinct}{args}){filter}")
 }
 
 fn sort_text(order: &[SortColumn], schema: &Schema) -> String {

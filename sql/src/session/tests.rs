@@ -127,8 +127,9 @@ fn futures<T>(f: impl Future<Output = T>) -> T {
 
 #[test]
 fn sliding_windows_retract_exactly() {
-    let c = context(1, &[("t", vec![("x", floats(vec![1e100, 1.0, -1e100, 2.0, 0.5]))])]);
-    let batches = run(&c, "select sum(x) over (rows between 1 preceding and current row) from t").unwrap();
+    let order: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3, 4, 5]));
+    let c = context(1, &[("t", vec![("i", order), ("x", floats(vec![1e100, 1.0, -1e100, 2.0, 0.5]))])]);
+    let batches = run(&c, "select sum(x) over (order by i rows between 1 preceding and current row) from t").unwrap();
     let sums: Vec<f64> =
         batches.iter().flat_map(|b| b.column(0).as_primitive::<Float64Type>().values().to_vec()).collect();
     assert_eq!(sums, [1e100, 1e100 + 1.0, 1.0 - 1e100, -1e100 + 2.0, 2.5]);

@@ -61,7 +61,8 @@ impl Builder<'_> {
             | IncOp::Distinct
             | IncOp::Exchange { .. } => true,
             IncOp::Join { kind, .. } => *kind == JoinKind::Inner,
-            IncOp::Aggregate { .. } | IncOp::TopN { .. } | IncOp::Recompute { .. } => false,
+            IncOp::Aggregate { .. } | IncOp::TopN { .. } | IncOp::TopRank { .. } => false,
+            IncOp::Over { .. } | IncOp::Recompute { .. } => false,
         };
         if keeps && inputs.iter().all(|i| self.node(*i).kind == ChangelogKind::Append) {
             ChangelogKind::Append
@@ -77,7 +78,7 @@ impl Builder<'_> {
             // Emitted on shard 0 only.
             IncOp::Values { .. } => vec![Distribution::Single],
             IncOp::Map { exprs: None, .. } | IncOp::Distinct => of(0).to_vec(),
-            IncOp::TopN { .. } => of(0).to_vec(),
+            IncOp::TopN { .. } | IncOp::TopRank { .. } | IncOp::Over { .. } => of(0).to_vec(),
             IncOp::Map { exprs: Some(exprs), .. } => {
                 moved(of(0), |column| exprs.iter().position(|e| e.as_column() == Some(column)))
             }
