@@ -13,6 +13,6 @@ pub mod store;
 mod testing;
 pub mod wal;
 
-pub use manifest::{Manifest, RunRef, SlotRef, StateRef};
+pub use manifest::{Manifest, PausedRef, RunRef, SlotRef, StateRef};
 pub use store::CheckpointStore;
 pub use wal::{Wal, WalRecord};

@@ -14,6 +14,9 @@ fn relations() -> Vec<RelationInfo> {
         schema: Arc::new(Schema::new(fields)),
         primary_key: Vec::new(),
         definition: format!("SELECT * FROM {name}"),
+        comment: (name == "totals").then(|| "how many".to_owned()),
+        column_comments: [("auction".to_owned(), "its number".to_owned())].into(),
+        indexes: Vec::new(),
     };
     vec![
         relation(
