@@ -10,7 +10,7 @@ pub mod manifest;
 mod objects;
 pub mod store;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod wal;
 
 pub use manifest::{Manifest, PausedRef, RunRef, SlotRef, StateRef};

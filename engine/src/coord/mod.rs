@@ -21,6 +21,8 @@ mod recover;
 mod seal;
 mod stream_options;
 mod subscribe;
+#[cfg(test)]
+mod tests;
 mod tick;
 mod write;
 

@@ -237,6 +237,9 @@ async fn catch_up(inner: &Arc<EngineInner>, id: RelationId) -> Result<()> {
             .wait(|st| match st.relation(*stream) {
                 Err(e) => Some(Err(e)),
                 Ok(r) => match &r.source {
+                    Some(s) if s.status.starts_with("failed") => {
+                        Some(Err(Error::new(SqlState::IO_ERROR, format!("a stream it reads {}", s.status))))
+                    }
                     Some(s) if s.readers > 0 && !s.ended && s.status != "paused" && !reached(&s.positions, seen) => {
                         None
                     }

@@ -241,6 +241,9 @@ async fn restore_jobs(inner: &Arc<EngineInner>, manifest: &Manifest) -> Result<(
         let upstream_unbuilt = relation.inputs.iter().any(|i| unbuilt.contains(i));
         let stored = manifest.states.get(&format!("job/{}", relation.id.0)).filter(|_| !upstream_unbuilt);
         let Some(stored) = stored else {
+            let mut st = inner.lock();
+            Arc::make_mut(&mut st.catalog).update(relation.id, |r| r.meta.paused = Paused::No);
+            drop(st);
             unbuilt.push(relation.id);
             continue;
         };

@@ -13,7 +13,7 @@ use arrow::array::ArrayRef;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result as DfResult, ScalarValue};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::utils::{split_binary, split_conjunction};
 use datafusion::logical_expr::{Expr, Operator};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::{
@@ -175,6 +175,13 @@ fn column(e: &Expr, relation: &Relation) -> Option<usize> {
 /// Takes note of a condition; false if it is of no use to an index.
 fn note(e: &Expr, relation: &Relation, found: &mut BTreeMap<usize, Condition>) -> bool {
     match e {
+        // A short list is written as `a = 1 OR a = 2`.
+        Expr::BinaryExpr(b) if b.op == Operator::Or => {
+            let Some((at, values)) = alternatives(e, relation) else { return false };
+            let c = found.entry(at).or_default();
+            c.equal = c.equal.take().or(Some(values));
+            true
+        }
         Expr::BinaryExpr(b) => {
             let (at, op, v) = match (column(&b.left, relation), column(&b.right, relation)) {
                 (Some(c), None) => (c, b.op, value(&b.right, relation, c)),
@@ -226,6 +233,31 @@ fn note(e: &Expr, relation: &Relation, found: &mut BTreeMap<usize, Condition>) -
         }
         _ => false,
     }
+}
+
+/// The values of `a = 1 OR a = 2 OR ..`, all of one column.
+fn alternatives(e: &Expr, relation: &Relation) -> Option<(usize, Vec<ScalarValue>)> {
+    let mut of = None;
+    let mut values: Vec<ScalarValue> = Vec::new();
+    for part in split_binary(e, Operator::Or) {
+        if matches!(part, Expr::Literal(v, _) if v.is_null()) {
+            continue;
+        }
+        let mut found = BTreeMap::new();
+        let is_or = matches!(part, Expr::BinaryExpr(b) if b.op == Operator::Or);
+        if is_or || !note(part, relation, &mut found) || found.len() != 1 {
+            return None;
+        }
+        let (at, condition) = found.pop_first()?;
+        if of.is_some_and(|o| o != at) {
+            return None;
+        }
+        of = Some(at);
+        values.extend(condition.equal?);
+    }
+    let mut seen = std::collections::HashSet::new();
+    values.retain(|v| seen.insert(v.clone()));
+    of.map(|at| (at, values))
 }
 
 /// True if a condition may let an index of the relation narrow a read.

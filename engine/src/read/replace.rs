@@ -86,9 +86,6 @@ pub(super) async fn replace(
     let mut undo = Undo { inner: inner.clone(), ids: change.built.iter().map(|e| e.new.id).collect() };
     for e in &change.built {
         start_view(&inner, e.new.id, true).await?;
-        for index in &e.new.meta.indexes {
-            crate::coord::install_index(&inner, e.new.id, index.id, &index.columns).await?;
-        }
     }
     let ids = std::mem::take(&mut undo.ids);
     // From here on it happens whether or not the client waits for it.
