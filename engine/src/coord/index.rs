@@ -116,7 +116,16 @@ async fn change_job(
     // Not in a group: quarantined. It is built with its indexes when it is resumed.
     let Some((position, job)) = taken else { return Ok(()) };
     // The job comes back whatever happens to the index.
-    let (job, result) = on_pool(inner, job, move |j| Ok(change(j))).await?;
+    let (job, result) = match on_pool(inner, job, move |j| Ok(change(j))).await {
+        Ok(done) => done,
+        Err(e) => {
+            let mut st = inner.lock();
+            if let Some(r) = st.relations.get_mut(&relation) {
+                r.quarantined = Some(e.message.clone());
+            }
+            return Err(e);
+        }
+    };
     let mut st = inner.lock();
     let version: Version = version_of(&job);
     if let Some(runner) = group.and_then(|g| st.groups.get_mut(&g)).and_then(|g| g.runner.as_mut()) {
