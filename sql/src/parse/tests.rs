@@ -405,7 +405,6 @@ fn explain_finds_its_mode_and_target() {
 fn known_but_missing_statements_say_so_with_a_hint_and_a_place() {
     let cases = [
         "CREATE SINK s FROM v WITH (a=1)",
-        "CREATE INDEX i ON v (a)",
         "CREATE UNIQUE INDEX i ON v (a)",
         "CREATE CONNECTION c TO KAFKA (BROKER 'x')",
         "CREATE SECRET s AS 'x'",

@@ -9,16 +9,38 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use crate::functions::{Collect, Stat};
 
+use super::bounds::{Bounds, Growth, bounds};
 use super::{AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, SortColumn, StoredPlan, Tier};
 
 /// An indented tree, one operator a line: name, arguments, `[native]`, `[keyed recompute: reason]` or
 /// `[full recompute: reason]`. `relation_name` gives names of relations. Shared nodes are printed once and referred to.
 /// With `state`, each stateful operator says what it keeps.
 pub fn explain(plan: &IncPlan, relation_name: &dyn Fn(super::RelationId) -> String, state: bool) -> Vec<String> {
+    explain_with(plan, relation_name, state, None)
+}
+
+/// [`explain`] with what each stateful operator keeps, and what bounds it.
+pub fn explain_state(
+    plan: &IncPlan,
+    relation_name: &dyn Fn(super::RelationId) -> String,
+    growth: &dyn Fn(super::RelationId) -> Growth,
+) -> Vec<String> {
+    let bounds = bounds(plan, growth);
+    let mut lines = explain_with(plan, relation_name, true, Some(&bounds));
+    lines.push(format!("View keeps its rows; {}", bounds.view.text()));
+    lines
+}
+
+fn explain_with(
+    plan: &IncPlan,
+    relation_name: &dyn Fn(super::RelationId) -> String,
+    state: bool,
+    bounds: Option<&Bounds>,
+) -> Vec<String> {
     let mut uses = vec![0usize; plan.nodes.len()];
     plan.nodes.iter().flat_map(|n| &n.inputs).for_each(|i| uses[i.0 as usize] += 1);
     let mut printer =
-        Printer { plan, relation_name, state, uses, labels: vec![None; plan.nodes.len()], lines: Vec::new() };
+        Printer { plan, relation_name, state, bounds, uses, labels: vec![None; plan.nodes.len()], lines: Vec::new() };
     if !plan.read_order.is_empty() {
         let order = sort_text(&plan.read_order, plan.schema());
         printer.lines.push(format!("Read order: {order}"));
@@ -31,6 +53,7 @@ struct Printer<'a> {
     plan: &'a IncPlan,
     relation_name: &'a dyn Fn(super::RelationId) -> String,
     state: bool,
+    bounds: Option<&'a Bounds>,
     uses: Vec<usize>,
     labels: Vec<Option<usize>>,
     lines: Vec<String>,
@@ -59,7 +82,9 @@ impl Printer<'_> {
         if self.state
             && let Some(kept) = self.kept(id)
         {
-            self.lines.push(format!("{indent}    keeps {kept}"));
+            let bound = self.bounds.and_then(|b| b.state.get(id.0 as usize)?.as_ref());
+            let bound = bound.map_or(String::new(), |b| format!("; {}", b.text()));
+            self.lines.push(format!("{indent}    keeps {kept}{bound}"));
         }
         for input in node.inputs.clone() {
             self.print(input, depth + 1);

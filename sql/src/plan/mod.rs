@@ -7,6 +7,7 @@
 //! Columns are positions, never names. Expressions are DataFusion logical expressions over columns named
 //! `c0, c1, ..` of the node's input row (for joins: left columns, then right columns).
 
+pub mod bounds;
 pub mod build;
 pub mod explain;
 pub mod expr;
