@@ -11,6 +11,7 @@ pub mod join;
 pub mod map;
 pub mod recompute;
 pub mod row_map;
+pub mod set_op;
 pub mod top_n;
 
 use arrow::array::RecordBatch;

@@ -1,6 +1,7 @@
 //! Functions of ours, one registry for batch and incremental paths.
 
 pub mod exact_sum;
+mod single_row;
 mod sum;
 mod window;
 
@@ -15,8 +16,13 @@ pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
     vec![Arc::new(sum::exact_sum()), Arc::new(sum::exact_avg())]
 }
 
+/// Fails where a scalar subquery has more than one row: `single_row(value, rows)`.
+pub(crate) fn single_row() -> ScalarUDF {
+    single_row::single_row()
+}
+
 /// Scalar functions of ours.
 pub fn scalars() -> Vec<Arc<ScalarUDF>> {
     let sign = datafusion::functions::math::signum().as_ref().clone().with_aliases(["sign"]);
-    window::functions().into_iter().chain([sign]).map(Arc::new).collect()
+    window::functions().into_iter().chain([sign, single_row()]).map(Arc::new).collect()
 }

@@ -3,6 +3,8 @@
 //! Every query names its output columns `x0, x1, ..`; every FROM item has an alias of its own. What is nested is small, so
 //! that a failing query can be read.
 
+mod subquery;
+
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
@@ -89,7 +91,7 @@ impl<'a> Queries<'a> {
     /// A query.
     pub fn query(&mut self, depth: usize) -> Query {
         let windows = self.features.windows;
-        match self.rng.random_range(0..24) {
+        match self.rng.random_range(0..31) {
             0..=2 => self.select(depth),
             3..=6 => self.join(depth),
             7..=10 => self.aggregate(depth),
@@ -103,6 +105,7 @@ impl<'a> Queries<'a> {
             20 => self.scalar(depth),
             21 if windows => self.tumble(),
             22 => self.two_joins(),
+            23..=29 => self.subquery(depth),
             _ => self.global(depth),
         }
     }
