@@ -35,6 +35,8 @@ impl SqlState {
     pub const DIVISION_BY_ZERO: Self = Self("22012");
     /// A number does not fit its type.
     pub const NUMERIC_OUT_OF_RANGE: Self = Self("22003");
+    /// More than one row where one is asked for.
+    pub const CARDINALITY_VIOLATION: Self = Self("21000");
     /// Other errors in data.
     pub const DATA_EXCEPTION: Self = Self("22000");
     /// A NULL where none may be.

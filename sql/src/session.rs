@@ -2,9 +2,12 @@
 //! both always agree.
 
 mod errors;
+mod rewrite;
 mod unsupported;
 mod window_tvf;
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -13,11 +16,13 @@ use std::sync::Arc;
 use datafusion::config::Dialect;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::optimizer::Analyzer;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as DfStatement;
 use sqlparser::ast;
 
+use crate::decorrelate::Decorrelate;
 use crate::error::Result;
 use crate::{functions, optimize};
 
@@ -54,8 +59,6 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
     // It would choose among groups that tie by which came first.
     options.optimizer.enable_topk_aggregation = false;
-    // An uncorrelated scalar subquery that gives two rows is an error; the rewrite to a join would duplicate rows.
-    options.optimizer.enable_physical_uncorrelated_scalar_subquery = true;
     if target_partitions <= 1 {
         options.optimizer.enable_round_robin_repartition = false;
         options.optimizer.repartition_aggregations = false;
@@ -64,7 +67,13 @@ pub fn session_state(target_partitions: usize) -> SessionState {
         options.optimizer.repartition_windows = false;
         options.optimizer.repartition_file_scans = false;
     }
-    let builder = SessionStateBuilder::new().with_config(config).with_default_features();
+    let mut analyzer = Analyzer::new().rules;
+    analyzer.push(Arc::new(Decorrelate));
+    let builder = SessionStateBuilder::new()
+        .with_config(config)
+        .with_default_features()
+        .with_analyzer_rules(analyzer)
+        .with_optimizer_rules(optimize::batch_rules());
     // FilterPushdown goes by column names: a filter over a join whose sides have columns of one name ends up on the wrong
     // one. The logical optimizer has pushed what can be pushed.
     let rules = PhysicalOptimizer::new().rules;
@@ -90,10 +99,9 @@ pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) ->
     let mut query = query.clone();
     window_tvf::rewrite(&mut query, text)?;
     unsupported::check_syntax(&query)?;
+    rewrite::rewrite(&mut query)?;
     let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
-    let plan = state.statement_to_plan(statement).await.map_err(|e| from_datafusion_in(e, text, &names(state)))?;
-    unsupported::check_plan(&plan)?;
-    Ok(plan)
+    state.statement_to_plan(statement).await.map_err(|e| from_datafusion_in(e, text, &names(state)))
 }
 
 /// Names of relations a user could have meant.

@@ -37,6 +37,7 @@ pub(super) fn operator(
             Box::new(crate::ops::row_map::RowMapOp::new(state, plan, input(0).schema.clone(), output)?)
         }
         IncOp::Distinct => Box::new(crate::ops::distinct::DistinctOp::new(output, shard)?),
+        IncOp::SetOp { kind } => Box::new(crate::ops::set_op::SetOp::new(*kind, output, shard)?),
         IncOp::Join { kind, on, residual, null_equals_null } => {
             let (left, right) = (input(0).schema.clone(), input(1).schema.clone());
             let residual = residual.as_ref().map(|r| r.compile(&joined(&left, &right)).e()).transpose()?;

@@ -12,6 +12,7 @@ pub mod map;
 pub mod over;
 pub mod recompute;
 pub mod row_map;
+pub mod set_op;
 pub mod top_n;
 
 use arrow::array::RecordBatch;

@@ -310,6 +310,7 @@ fn collect(st: &crate::coord::State, ids: &BTreeSet<RelationId>, epoch: Epoch) -
 
 fn view_error(r: &Relation, code: &str, message: &str, row: &str, n: i64, kinds: usize) -> Error {
     const KNOWN: &[SqlState] = &[
+        SqlState::CARDINALITY_VIOLATION,
         SqlState::DIVISION_BY_ZERO,
         SqlState::NUMERIC_OUT_OF_RANGE,
         SqlState::INVALID_TEXT_REPRESENTATION,

@@ -5,6 +5,7 @@ mod collect_udaf;
 pub mod exact_sum;
 pub mod moments;
 mod other;
+mod single_row;
 mod statistics;
 mod sum;
 mod window;
@@ -24,8 +25,13 @@ pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
     all.map(Arc::new).collect()
 }
 
+/// Fails where a scalar subquery has more than one row: `single_row(value, rows)`.
+pub(crate) fn single_row() -> ScalarUDF {
+    single_row::single_row()
+}
+
 /// Scalar functions of ours.
 pub fn scalars() -> Vec<Arc<ScalarUDF>> {
     let sign = datafusion::functions::math::signum().as_ref().clone().with_aliases(["sign"]);
-    window::functions().into_iter().chain([sign]).map(Arc::new).collect()
+    window::functions().into_iter().chain([sign, single_row()]).map(Arc::new).collect()
 }

@@ -15,6 +15,8 @@ mod window;
 
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod tpch_tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use super::{ChangelogKind, Distribution, IncNode, IncOp, IncPlan, NodeId, PlanExpr, RelationId};
+use crate::decorrelate::set_op::SetOp;
 use crate::error::{Result, SqlError, SqlState};
 use crate::optimize;
 use crate::session::from_datafusion;
@@ -166,6 +169,10 @@ impl Builder<'_> {
             LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => self.values(plan),
             LogicalPlan::RecursiveQuery(_) => recompute("recursive query"),
             LogicalPlan::Subquery(s) => self.plan(&s.subquery),
+            LogicalPlan::Extension(e) => match SetOp::of(e.node.as_ref()) {
+                Some(op) => self.set_op(op),
+                None => Err(SqlError::unsupported(format!("{} cannot be used in a view", e.node.name())).into()),
+            },
             other => Err(SqlError::unsupported(format!("{} cannot be used in a view", operator_name(other))).into()),
         }
     }
@@ -211,6 +218,17 @@ impl Builder<'_> {
         let schema = self.schema(input);
         let input = self.hashed(input, (0..schema.fields().len()).collect());
         self.add(IncOp::Distinct, vec![input], schema)
+    }
+
+    fn set_op(&mut self, op: &SetOp) -> Planned {
+        let schema = arrow_schema(&op.schema);
+        let mut inputs = Vec::with_capacity(2);
+        for side in [&op.left, &op.right] {
+            let id = self.plan(side)?;
+            let id = self.cast_columns(id, &schema)?;
+            inputs.push(self.hashed(id, (0..schema.fields().len()).collect()));
+        }
+        Ok(self.add(IncOp::SetOp { kind: op.kind }, inputs, schema))
     }
 
     fn unnest(&mut self, plan: &LogicalPlan) -> Planned {

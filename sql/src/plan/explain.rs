@@ -114,6 +114,7 @@ impl Printer<'_> {
             IncOp::RowMap { plan } => format!("RowMap {}", first_line(&plan.logical)),
             IncOp::Union => format!("Union inputs={}", node.inputs.len()),
             IncOp::Distinct => format!("Distinct ({})", all_names(&node.schema)),
+            IncOp::SetOp { kind } => format!("SetOp {} ({})", kind.sql().to_lowercase(), all_names(&node.schema)),
             IncOp::Join { kind, on, residual, null_equals_null } => {
                 let (l, r) = (input(0), input(1));
                 let sign = if *null_equals_null { "is not distinct from" } else { "=" };
@@ -184,6 +185,7 @@ impl Printer<'_> {
         let input = |i: usize| &self.plan.node(node.inputs[i]).schema;
         Some(match &node.op {
             IncOp::Distinct => "a counter per distinct row".to_owned(),
+            IncOp::SetOp { .. } => "two counters per distinct row, one a side".to_owned(),
             IncOp::Join { on, .. } => {
                 let left: Vec<usize> = on.iter().map(|k| k.0).collect();
                 let right: Vec<usize> = on.iter().map(|k| k.1).collect();

@@ -94,6 +94,40 @@ pub enum JoinKind {
     LeftAnti,
 }
 
+/// Set operations that count duplicates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SetOpKind {
+    /// A row as many times as it is more often left than right.
+    ExceptAll,
+    /// A row as many times as it is on the side that has it less often.
+    IntersectAll,
+}
+
+impl SetOpKind {
+    /// A name for storage.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ExceptAll => "except_all",
+            Self::IntersectAll => "intersect_all",
+        }
+    }
+    /// As SQL writes it.
+    pub fn sql(self) -> &'static str {
+        match self {
+            Self::ExceptAll => "EXCEPT ALL",
+            Self::IntersectAll => "INTERSECT ALL",
+        }
+    }
+    /// How often a row comes out that is there this often.
+    pub fn times(self, left: i64, right: i64) -> i64 {
+        let (left, right) = (left.max(0), right.max(0));
+        match self {
+            Self::ExceptAll => (left - right).max(0),
+            Self::IntersectAll => left.min(right),
+        }
+    }
+}
+
 /// Aggregate functions that have a native operator. All arguments are plain columns of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AggFunc {
@@ -228,6 +262,11 @@ pub enum IncOp {
     Union,
     /// SELECT DISTINCT.
     Distinct,
+    /// EXCEPT ALL or INTERSECT ALL of two inputs.
+    SetOp {
+        /// Which.
+        kind: SetOpKind,
+    },
     /// Equi-join with an optional residual over (left, right) columns.
     Join {
         /// Kind.

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AggCall, AggFunc, ChangelogKind, Distribution, IncNode, IncOp, IncPlan, JoinKind, NodeId, PLAN_VERSION, PlanExpr,
-    RecomputeKeys, RelationId, SortColumn, StoredPlan,
+    RecomputeKeys, RelationId, SetOpKind, SortColumn, StoredPlan,
 };
 use crate::error::{Result, SqlError, SqlState};
 use crate::functions::{Collect, Stat};
@@ -101,6 +101,7 @@ enum OpFile {
     RowMap { plan: String },
     Union,
     Distinct,
+    SetOp { kind: String },
     Join { kind: String, on: Vec<(usize, usize)>, residual: Option<String>, null_equals_null: bool },
     Aggregate { keys: Vec<usize>, aggs: Vec<AggFile> },
     TopN { partition: Vec<usize>, order: Vec<SortFile>, offset: u64, limit: u64, rank: bool },
@@ -152,6 +153,9 @@ const JOIN_KINDS: [(JoinKind, &str); 6] = [
     (JoinKind::LeftSemi, "left_semi"),
     (JoinKind::LeftAnti, "left_anti"),
 ];
+
+const SET_OPS: [(SetOpKind, &str); 2] =
+    [(SetOpKind::ExceptAll, "except_all"), (SetOpKind::IntersectAll, "intersect_all")];
 
 const AGG_FUNCS: [(AggFunc, &str); 11] = [
     (AggFunc::CountStar, "count_star"),
@@ -208,6 +212,7 @@ impl NodeFile {
             IncOp::RowMap { plan } => OpFile::RowMap { plan: plan_out(plan)? },
             IncOp::Union => OpFile::Union,
             IncOp::Distinct => OpFile::Distinct,
+            IncOp::SetOp { kind } => OpFile::SetOp { kind: name_of(&SET_OPS, kind)? },
             IncOp::Join { kind, on, residual, null_equals_null } => OpFile::Join {
                 kind: name_of(&JOIN_KINDS, kind)?,
                 on: on.clone(),
@@ -282,6 +287,7 @@ impl NodeFile {
             OpFile::RowMap { plan } => IncOp::RowMap { plan: plan_in(&plan, context)? },
             OpFile::Union => IncOp::Union,
             OpFile::Distinct => IncOp::Distinct,
+            OpFile::SetOp { kind } => IncOp::SetOp { kind: named(&SET_OPS, &kind)? },
             OpFile::Join { kind, on, residual, null_equals_null } => IncOp::Join {
                 kind: named(&JOIN_KINDS, &kind)?,
                 on,

@@ -191,7 +191,7 @@ fn execution_error(message: &str) -> SqlError {
     let message = clean(message);
     let lower = message.to_lowercase();
     let code = if lower.contains("more than one row") {
-        SqlState("21000")
+        SqlState::CARDINALITY_VIOLATION
     } else if lower.contains("overflow") || lower.contains("out of range") {
         SqlState::NUMERIC_OUT_OF_RANGE
     } else if lower.contains("divide by zero") || lower.contains("division by zero") {

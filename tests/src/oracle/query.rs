@@ -3,6 +3,7 @@
 //! Every query names its output columns `x0, x1, ..`; every FROM item has an alias of its own. What is nested is small, so
 //! that a failing query can be read.
 
+mod subquery;
 mod windows;
 
 use rand::Rng as _;
@@ -91,7 +92,7 @@ impl<'a> Queries<'a> {
     /// A query.
     pub fn query(&mut self, depth: usize) -> Query {
         let windows = self.features.windows;
-        match self.rng.random_range(0..28) {
+        match self.rng.random_range(0..34) {
             0..=2 => self.select(depth),
             3..=6 => self.join(depth),
             7..=10 => self.aggregate(depth),
@@ -105,8 +106,9 @@ impl<'a> Queries<'a> {
             20 => self.scalar(depth),
             21 if windows => self.tumble(),
             22 => self.two_joins(),
-            23 | 24 => self.over(depth),
-            25 => self.grouping_sets(depth),
+            23..=29 => self.subquery(depth),
+            30 | 31 => self.over(depth),
+            32 => self.grouping_sets(depth),
             _ => self.global(depth),
         }
     }

@@ -7,7 +7,7 @@ use datafusion::logical_expr::{Expr, lit};
 use super::{
     Builder, ChangelogKind, Distribution, Fail, IncNode, IncOp, IncPlan, NodeId, PlanExpr, Planned, SqlError, nullable,
 };
-use crate::plan::{JoinKind, PLAN_VERSION, SortColumn};
+use crate::plan::{JoinKind, PLAN_VERSION, SetOpKind, SortColumn};
 use crate::session::from_datafusion;
 
 /// The column of a row that needs none.
@@ -61,6 +61,7 @@ impl Builder<'_> {
             | IncOp::Distinct
             | IncOp::Exchange { .. } => true,
             IncOp::Join { kind, .. } => *kind == JoinKind::Inner,
+            IncOp::SetOp { kind } => *kind == SetOpKind::IntersectAll,
             IncOp::Aggregate { .. } | IncOp::TopN { .. } | IncOp::TopRank { .. } => false,
             IncOp::Over { .. } | IncOp::Recompute { .. } => false,
         };
@@ -77,7 +78,7 @@ impl Builder<'_> {
             IncOp::Exchange { distribution } => vec![distribution.clone()],
             // Emitted on shard 0 only.
             IncOp::Values { .. } => vec![Distribution::Single],
-            IncOp::Map { exprs: None, .. } | IncOp::Distinct => of(0).to_vec(),
+            IncOp::Map { exprs: None, .. } | IncOp::Distinct | IncOp::SetOp { .. } => of(0).to_vec(),
             IncOp::TopN { .. } | IncOp::TopRank { .. } | IncOp::Over { .. } => of(0).to_vec(),
             IncOp::Map { exprs: Some(exprs), .. } => {
                 moved(of(0), |column| exprs.iter().position(|e| e.as_column() == Some(column)))
