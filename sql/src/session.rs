@@ -2,15 +2,19 @@
 //! both always agree.
 
 mod errors;
+mod rows;
 mod unsupported;
 mod window_tvf;
 
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use datafusion::config::Dialect;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as DfStatement;
@@ -60,7 +64,9 @@ pub fn session_state(target_partitions: usize) -> SessionState {
         options.optimizer.repartition_windows = false;
         options.optimizer.repartition_file_scans = false;
     }
-    let builder = SessionStateBuilder::new().with_config(config).with_default_features();
+    // Before the default ones: `@>` of text is JSON, of arrays it is theirs.
+    let planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(functions::json::JsonPlanner::new())];
+    let builder = SessionStateBuilder::new().with_config(config).with_expr_planners(planners).with_default_features();
     // FilterPushdown goes by column names: a filter over a join whose sides have columns of one name ends up on the wrong
     // one. The logical optimizer has pushed what can be pushed.
     let rules = PhysicalOptimizer::new().rules;
@@ -82,6 +88,7 @@ pub fn session_state_for_views() -> SessionState {
 pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) -> Result<LogicalPlan> {
     let mut query = query.clone();
     window_tvf::rewrite(&mut query, text)?;
+    rows::rewrite(&mut query)?;
     unsupported::check_syntax(&query)?;
     let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
     let plan = state.statement_to_plan(statement).await.map_err(|e| from_datafusion_in(e, text, &names(state)))?;
