@@ -3,6 +3,7 @@
 
 mod errors;
 mod rewrite;
+mod rows;
 mod unsupported;
 mod window_tvf;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use datafusion::config::Dialect;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::optimizer::Analyzer;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
@@ -69,8 +71,11 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     }
     let mut analyzer = Analyzer::new().rules;
     analyzer.push(Arc::new(Decorrelate));
+    // Before the default ones: `@>` of text is JSON, of arrays it is theirs.
+    let planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(functions::json::JsonPlanner::new())];
     let builder = SessionStateBuilder::new()
         .with_config(config)
+        .with_expr_planners(planners)
         .with_default_features()
         .with_analyzer_rules(analyzer)
         .with_optimizer_rules(optimize::batch_rules());
@@ -98,6 +103,7 @@ pub fn session_state_for_views() -> SessionState {
 pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) -> Result<LogicalPlan> {
     let mut query = query.clone();
     window_tvf::rewrite(&mut query, text)?;
+    rows::rewrite(&mut query)?;
     unsupported::check_syntax(&query)?;
     rewrite::rewrite(&mut query)?;
     let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));

@@ -3,6 +3,7 @@
 pub mod collect;
 mod collect_udaf;
 pub mod exact_sum;
+pub mod json;
 pub mod moments;
 mod other;
 mod single_row;
@@ -33,5 +34,6 @@ pub(crate) fn single_row() -> ScalarUDF {
 /// Scalar functions of ours.
 pub fn scalars() -> Vec<Arc<ScalarUDF>> {
     let sign = datafusion::functions::math::signum().as_ref().clone().with_aliases(["sign"]);
-    window::functions().into_iter().chain([sign, single_row()]).map(Arc::new).collect()
+    let ours = window::functions().into_iter().chain(json::functions());
+    ours.chain([sign, single_row()]).map(Arc::new).collect()
 }
