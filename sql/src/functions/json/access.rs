@@ -42,11 +42,11 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
         def(&["jsonb_exists_any"], &[Arg::Text, Arg::TextList], Run::Bool(exists_any)),
         def(&["jsonb_exists_all"], &[Arg::Text, Arg::TextList], Run::Bool(exists_all)),
         // What the set-returning functions of these names unnest.
-        def(&["json_elements"], &[Arg::Text], Run::List(true, elements)),
-        def(&["json_elements_text"], &[Arg::Text], Run::List(false, elements_text)),
-        def(&["json_keys"], &[Arg::Text], Run::List(false, keys)),
-        def(&["json_values"], &[Arg::Text], Run::List(true, values)),
-        def(&["json_values_text"], &[Arg::Text], Run::List(false, values_text)),
+        def(&["json_elements"], &[Arg::Text], Run::List(elements)),
+        def(&["json_elements_text"], &[Arg::Text], Run::List(elements_text)),
+        def(&["json_keys"], &[Arg::Text], Run::List(keys)),
+        def(&["json_values"], &[Arg::Text], Run::List(values)),
+        def(&["json_values_text"], &[Arg::Text], Run::List(values_text)),
     ]
     .into_iter()
     .map(Def::udf)

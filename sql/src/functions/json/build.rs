@@ -77,17 +77,19 @@ impl ScalarUDFImpl for Build {
         let wrong = |message: String| Err(user_error(SqlError::new(SqlState::UNDEFINED_FUNCTION, message)));
         match self.what {
             What::Value if given.len() != 1 => wrong(format!("{} takes one argument", self.name)),
-            What::Object if !given.len().is_multiple_of(2) => Err(user_error(
-                SqlError::new(SqlState::INVALID_PARAMETER_VALUE, "argument list must have even number of elements")
-                    .hint(format!("The arguments of {}() must consist of alternating keys and values.", self.name)),
-            )),
             _ => Ok(given.to_vec()),
         }
     }
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
         Ok(DataType::Utf8View)
     }
-    fn return_field_from_args(&self, _: ReturnFieldArgs) -> Result<FieldRef> {
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        if self.what == What::Object && !args.arg_fields.len().is_multiple_of(2) {
+            return Err(user_error(
+                SqlError::new(SqlState::INVALID_PARAMETER_VALUE, "argument list must have even number of elements")
+                    .hint(format!("The arguments of {}() must consist of alternating keys and values.", self.name)),
+            ));
+        }
         Ok(json_field(self.name, if self.canonical { "jsonb" } else { "json" }))
     }
 

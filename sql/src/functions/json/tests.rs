@@ -7,18 +7,23 @@ use datafusion::prelude::SessionContext;
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
-use crate::session::{plan_query, session_state};
+use crate::error::SqlError;
+use crate::session::{from_datafusion, plan_query, session_state};
+
+fn shown(e: SqlError) -> String {
+    format!("{} {}", e.code.0, e.message)
+}
 
 /// The first column of a query, as text.
 async fn column(sql: &str) -> Result<Vec<Option<String>>, String> {
     let query =
         Parser::new(&PostgreSqlDialect {}).try_with_sql(sql).unwrap().parse_query().map_err(|e| e.to_string())?;
     let state = session_state(1);
-    let plan = plan_query(&state, &query, sql).await.map_err(|e| format!("{} {}", e.code.0, e.message))?;
+    let plan = plan_query(&state, &query, sql).await.map_err(shown)?;
     let context = SessionContext::new_with_state(state);
-    let run = context.execute_logical_plan(plan).await.map_err(|e| e.to_string())?;
+    let run = context.execute_logical_plan(plan).await.map_err(|e| shown(from_datafusion(e)))?;
     let mut out = Vec::new();
-    for batch in run.collect().await.map_err(|e| e.to_string())? {
+    for batch in run.collect().await.map_err(|e| shown(from_datafusion(e)))? {
         let text = cast(batch.column(0), &DataType::Utf8).map_err(|e| e.to_string())?;
         let text = text.as_any().downcast_ref::<arrow::array::StringArray>().unwrap();
         out.extend((0..text.len()).map(|i| text.is_valid(i).then(|| text.value(i).to_owned())));
@@ -63,7 +68,7 @@ async fn operators_look_into_json() {
         ("jsonb_typeof('null')", "null"),
         ("jsonb_typeof('-1.5')", "number"),
         ("json_array_length('[1,[2,3],{}]')", "3"),
-        ("json_array_length('{}')", "ERROR External error: 22023: cannot get array length of a non-array"),
+        ("json_array_length('{}')", "ERROR 22023 cannot get array length of a non-array"),
     ])
     .await;
 }
@@ -93,7 +98,7 @@ async fn casts_check_and_jsonb_is_canonical() {
         (r#"'{"b":1, "a":2}'::json"#, r#"{"b":1, "a":2}"#),
         (r#"CAST(' 1e3 ' AS jsonb)"#, "1000"),
         (r#"'{"a":1}'::jsonb = '{ "a" : 1 }'::jsonb"#, "true"),
-        ("'{a}'::jsonb", "ERROR External error: 22P02: invalid input syntax for type json"),
+        ("'{a}'::jsonb", "ERROR 22P02 invalid input syntax for type json"),
     ])
     .await;
 }

@@ -47,8 +47,8 @@ pub(super) enum Run {
     Int(fn(&Row<'_>) -> RowResult<i64>),
     /// True or false.
     Bool(fn(&Row<'_>) -> RowResult<bool>),
-    /// `text[]`; `true` if its elements are JSON.
-    List(bool, fn(&Row<'_>) -> RowResult<Vec<Option<String>>>),
+    /// `text[]`.
+    List(fn(&Row<'_>) -> RowResult<Vec<Option<String>>>),
 }
 
 /// A value, NULL, or why there is none.
@@ -175,7 +175,7 @@ impl ScalarUDFImpl for JsonFunction {
             Run::Json(..) | Run::Text(_) => DataType::Utf8View,
             Run::Int(_) => DataType::Int64,
             Run::Bool(_) => DataType::Boolean,
-            Run::List(json, _) => list_type(json),
+            Run::List(_) => types::list_of(DataType::Utf8View),
         })
     }
 
@@ -197,14 +197,6 @@ impl ScalarUDFImpl for JsonFunction {
         }
         Ok(ColumnarValue::Array(out))
     }
-}
-
-/// Elements that are JSON say so, for `unnest`.
-fn list_type(json: bool) -> DataType {
-    let field = Field::new_list_field(DataType::Utf8View, true);
-    let field =
-        if json { field.with_metadata(HashMap::from([(JSON_KEY.to_owned(), "jsonb".to_owned())])) } else { field };
-    DataType::List(Arc::new(field))
 }
 
 impl JsonFunction {
@@ -235,11 +227,8 @@ impl JsonFunction {
                 }
                 Arc::new(out.finish())
             }
-            Run::List(json, f) => {
-                let DataType::List(field) = list_type(json) else {
-                    return Err(SqlError::internal("a list that is none"));
-                };
-                let mut out = ListBuilder::new(StringViewBuilder::new()).with_field(field);
+            Run::List(f) => {
+                let mut out = ListBuilder::new(StringViewBuilder::new());
                 for i in 0..rows {
                     match row(i).map(|r| f(&r)).transpose()?.flatten() {
                         Some(items) => {
