@@ -3,17 +3,14 @@
 //! - `x::jsonb`, `CAST(x AS json)` and `json '..'` call the functions of these names, which check and mark the value.
 //! - `jsonb_array_elements(x)` and its like, `generate_series` and `string_to_table` give rows in a select list: they
 //!   become `unnest` of a function that gives the list.
-//! - The same in FROM, also WITH ORDINALITY, become a derived table; LATERAL if an argument has columns.
+//! - The same in FROM become an UNNEST of such functions.
 
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
     self, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
-    Ident, ObjectName, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, TypedString, Visit, VisitMut,
-    Visitor, VisitorMut,
+    Ident, ObjectName, TableAlias, TableAliasColumnDef, TableFactor, TypedString, VisitMut, VisitorMut,
 };
-use sqlparser::dialect::PostgreSqlDialect;
-use sqlparser::parser::Parser;
 
 use crate::error::{Result, SqlError};
 
@@ -37,9 +34,6 @@ const SET_RETURNING: &[SetReturning] = &[
     SetReturning { name: "string_to_table", columns: &[("string_to_table", "string_to_array")] },
     SetReturning { name: "generate_series", columns: &[("generate_series", "generate_series")] },
 ];
-
-/// `unnest` itself; only WITH ORDINALITY makes it need a rewrite.
-const UNNEST: SetReturning = SetReturning { name: "unnest", columns: &[("unnest", "")] };
 
 fn set_returning(name: &ObjectName) -> Option<&'static SetReturning> {
     let name = name.to_string().to_lowercase();
@@ -68,7 +62,7 @@ impl VisitorMut for Rewriter {
         ControlFlow::Continue(())
     }
 
-    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<SqlError> {
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<SqlError> {
         match table_factor(factor) {
             Ok(()) => ControlFlow::Continue(()),
             Err(e) => ControlFlow::Break(e),
@@ -161,107 +155,46 @@ fn plain(args: &[FunctionArg]) -> Option<Vec<Expr>> {
         .collect()
 }
 
+/// A function in FROM becomes an UNNEST of its lists, which [`super::rewrite`] plans.
 fn table_factor(factor: &mut TableFactor) -> Result<()> {
-    let (function, args, alias, ordinality) = match factor {
+    let (name, args, alias, with_ordinality) = match factor {
         TableFactor::Table { name, args: Some(args), alias, with_ordinality, .. } => {
-            (set_returning(name), plain(&args.args), alias, *with_ordinality)
+            (name, plain(&args.args), alias, *with_ordinality)
         }
         TableFactor::Function { name, args, alias, with_ordinality, .. } => {
-            (set_returning(name), plain(args), alias, *with_ordinality)
-        }
-        TableFactor::UNNEST { array_exprs, alias, with_ordinality: true, .. } => {
-            (Some(&UNNEST), Some(array_exprs.clone()), alias, true)
+            (name, plain(args), alias, *with_ordinality)
         }
         _ => return Ok(()),
     };
-    let (Some(function), Some(args)) = (function, args) else { return Ok(()) };
-    // DataFusion has its own table function for this one.
-    if function.name == "generate_series" && !ordinality {
+    let (Some(function), Some(args)) = (set_returning(name), args) else { return Ok(()) };
+    // This one is known there.
+    if function.name == "generate_series" {
         return Ok(());
     }
-    let alias = alias.take();
-    *factor = derived(function, args, alias, ordinality)?;
-    Ok(())
-}
-
-/// `(SELECT unnest(list) AS column, .. [, unnest(1 .. length) AS ordinality])`.
-fn derived(
-    function: &SetReturning,
-    args: Vec<Expr>,
-    alias: Option<TableAlias>,
-    ordinality: bool,
-) -> Result<TableFactor> {
-    let lateral = args.iter().any(has_columns);
-    let mut columns: Vec<(String, Expr)> = Vec::new();
-    if function.name == UNNEST.name {
-        if args.len() != 1 {
-            return Err(SqlError::unsupported("unnest of several arrays WITH ORDINALITY is not supported")
-                .hint("Unnest one array, and read the others by the ordinality."));
-        }
-        columns.push(("unnest".into(), args[0].clone()));
-    } else {
-        for (column, list) in function.columns {
-            columns.push(((*column).into(), call(Ident::new(*list), args.clone())));
-        }
+    if with_ordinality && function.columns.len() > 1 {
+        return Err(SqlError::unsupported(format!("{} WITH ORDINALITY is not supported", function.name))
+            .hint("Number the rows with row_number() OVER (ORDER BY key)."));
     }
-    if ordinality {
-        let length = call(Ident::new("cardinality"), vec![columns[0].1.clone()]);
-        let length = Expr::Cast {
-            kind: CastKind::Cast,
-            expr: Box::new(length),
-            data_type: DataType::BigInt(None),
-            array: false,
-            format: None,
-        };
-        let one = Expr::Value(ast::Value::Number("1".into(), false).into());
-        columns.push(("ordinality".into(), call(Ident::new("generate_series"), vec![one, length])));
-    }
-    let mut query = Parser::new(&PostgreSqlDialect {})
-        .try_with_sql("SELECT 1")
-        .and_then(|mut p| p.parse_query())
-        .map_err(|e| SqlError::internal(format!("set-returning function: {e}")))?;
-    let names: Vec<Ident> = columns.iter().map(|(n, _)| Ident::new(n.as_str())).collect();
-    if let SetExpr::Select(select) = query.body.as_mut() {
-        select.projection = columns
-            .into_iter()
-            .map(|(name, list)| {
-                let mut expr = call(Ident::new("unnest"), vec![list]);
-                if let Expr::Function(f) = &mut expr {
-                    f.name = made_unnest();
-                }
-                SelectItem::ExprWithAlias { expr, alias: Ident::new(name) }
-            })
-            .collect();
-    }
-    let mut alias = alias.unwrap_or_else(|| TableAlias {
+    let mut alias = alias.take().unwrap_or_else(|| TableAlias {
         explicit: true,
         name: Ident::new(function.name),
         columns: Vec::new(),
         at: None,
     });
-    // Names the user gave, then our own: `AS t(v)` of two columns names the first.
-    let given = alias.columns.len();
-    // A function of one column whose column has the function's own name takes the alias as its name.
-    let own = names.iter().enumerate().skip(given).map(|(i, n)| {
-        let takes_alias = i == 0 && (n.value == function.name);
-        TableAliasColumnDef { name: if takes_alias { alias.name.clone() } else { n.clone() }, data_type: None }
+    // What the user did not name has the function's own names; the alias of a function without any is its column.
+    let own = function.columns.iter().skip(alias.columns.len()).map(|(column, _)| match *column == function.name {
+        true => alias.name.clone(),
+        false => Ident::new(*column),
     });
-    let own: Vec<TableAliasColumnDef> = own.collect();
+    let own: Vec<_> = own.map(|name| TableAliasColumnDef { name, data_type: None }).collect();
     alias.columns.extend(own);
-    Ok(TableFactor::Derived { lateral, subquery: query, alias: Some(alias), sample: None })
-}
-
-/// True if the expression names a column.
-fn has_columns(e: &Expr) -> bool {
-    struct Columns;
-    impl Visitor for Columns {
-        type Break = ();
-        fn pre_visit_expr(&mut self, e: &Expr) -> ControlFlow<()> {
-            match e {
-                Expr::Identifier(_) | Expr::CompoundIdentifier(_) => ControlFlow::Break(()),
-                _ => ControlFlow::Continue(()),
-            }
-        }
-    }
-    e.visit(&mut Columns).is_break()
+    let array_exprs = function.columns.iter().map(|(_, list)| call(Ident::new(*list), args.clone())).collect();
+    *factor = TableFactor::UNNEST {
+        alias: Some(alias),
+        array_exprs,
+        with_offset: false,
+        with_offset_alias: None,
+        with_ordinality,
+    };
+    Ok(())
 }
