@@ -1,25 +1,32 @@
 //! The one DataFusion session set-up: same functions, rules and options for views and for ad-hoc SELECT, so that
 //! both always agree.
 
+pub(crate) mod data_errors;
 mod errors;
+mod numbers;
 mod unsupported;
 mod window_tvf;
 
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use datafusion::config::Dialect;
 use datafusion::execution::{SessionState, SessionStateBuilder};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{AggregateUDF, LogicalPlan, ScalarUDF, WindowUDF};
+use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as DfStatement;
 use sqlparser::ast;
 
 use crate::error::Result;
-use crate::functions;
+use crate::functions::{self, signed};
 
+pub use data_errors::from_arrow;
 pub use errors::{from_datafusion, from_datafusion_in};
+pub use numbers::plan_expression;
 
 /// The catalog every session starts in.
 pub const CATALOG: &str = "millstream";
@@ -41,6 +48,7 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     options.sql_parser.enable_ident_normalization = true;
     options.sql_parser.collect_spans = true;
     options.sql_parser.map_string_types_to_utf8view = false;
+    options.sql_parser.parse_float_as_decimal = true;
     // The optimizer may know of a column that it is never NULL where the physical plan does not (unions of constants): the
     // types agree, and nothing here relies on nullability.
     options.execution.skip_physical_aggregate_schema_check = true;
@@ -64,12 +72,40 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     // FilterPushdown goes by column names: a filter over a join whose sides have columns of one name ends up on the wrong
     // one. The logical optimizer has pushed what can be pushed.
     let rules = PhysicalOptimizer::new().rules;
-    let mut builder = builder
+    let builder = builder
         .with_physical_optimizer_rules(rules.into_iter().filter(|r| !r.name().starts_with("FilterPushdown")).collect());
+    let mut builder = builder.with_analyzer_rules(analyzer_rules());
+    builder.expr_planners().get_or_insert_default().insert(0, Arc::new(numbers::NumberOperators));
+    let replace = |f: &mut Arc<WindowUDF>| *f = signed::window(f).unwrap_or_else(|| Arc::clone(f));
+    builder.window_functions().get_or_insert_default().iter_mut().for_each(replace);
+    let replace = |f: &mut Arc<ScalarUDF>| *f = signed::scalar(f).unwrap_or_else(|| Arc::clone(f));
+    builder.scalar_functions().get_or_insert_default().iter_mut().for_each(replace);
+    let replace = |f: &mut Arc<AggregateUDF>| *f = signed::aggregate(f).unwrap_or_else(|| Arc::clone(f));
+    builder.aggregate_functions().get_or_insert_default().iter_mut().for_each(replace);
     // Later registrations win: ours replace the default ones of the same name.
     builder.aggregate_functions().get_or_insert_default().extend(functions::aggregates());
     builder.scalar_functions().get_or_insert_default().extend(functions::scalars());
-    builder.build()
+    let mut state = builder.build();
+    register_rewrites(&mut state);
+    state
+}
+
+/// DataFusion's analysis with our rules between.
+fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = Vec::new();
+    for rule in Analyzer::new().rules {
+        if rule.name() == "type_coercion" {
+            rules.push(Arc::new(numbers::MixedColumns));
+        }
+        rules.push(rule);
+    }
+    rules
+}
+
+fn register_rewrites(state: &mut SessionState) {
+    use datafusion::logical_expr::registry::FunctionRegistry as _;
+    let registered = state.register_function_rewrite(Arc::new(numbers::NumberRewrite));
+    debug_assert!(registered.is_ok(), "a session state takes rewrites");
 }
 
 /// The state that plans and runs fragments of views: one partition, no repartitioning.
@@ -82,6 +118,7 @@ pub fn session_state_for_views() -> SessionState {
 pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) -> Result<LogicalPlan> {
     let mut query = query.clone();
     window_tvf::rewrite(&mut query, text)?;
+    numbers::approximate_constants(&mut query);
     unsupported::check_syntax(&query)?;
     let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
     let plan = state.statement_to_plan(statement).await.map_err(|e| from_datafusion_in(e, text, &names(state)))?;

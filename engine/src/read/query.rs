@@ -267,6 +267,10 @@ fn view_error(r: &Relation, code: &str, message: &str, row: &str, n: i64, kinds:
         SqlState::DIVISION_BY_ZERO,
         SqlState::NUMERIC_OUT_OF_RANGE,
         SqlState::INVALID_TEXT_REPRESENTATION,
+        SqlState::INVALID_DATETIME_FORMAT,
+        SqlState::DATETIME_OVERFLOW,
+        SqlState::INVALID_REGULAR_EXPRESSION,
+        SqlState::CARDINALITY_VIOLATION,
         SqlState::DATA_EXCEPTION,
     ];
     let code = KNOWN.iter().copied().find(|k| k.0 == code).unwrap_or(SqlState::DATA_EXCEPTION);

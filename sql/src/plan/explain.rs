@@ -7,6 +7,8 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::Expr;
 
+use crate::functions::arithmetic::as_operator;
+
 use super::{AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, SortColumn, Tier};
 
 /// An indented tree, one operator a line: name, arguments, `[native]`, `[keyed recompute: reason]` or
@@ -173,7 +175,8 @@ fn reason(op: &IncOp) -> &str {
 
 /// The stored plan's top operator.
 fn first_line(plan: &datafusion::logical_expr::LogicalPlan) -> String {
-    let text = plan.display().to_string();
+    let shown = plan.clone().map_expressions(|e| e.transform_up(operators));
+    let text = shown.map_or_else(|_| plan.display().to_string(), |p| p.data.display().to_string());
     match text.char_indices().nth(100) {
         None => text,
         Some((end, _)) => format!("{}..", &text[..end]),
@@ -208,10 +211,15 @@ fn text_of(e: &PlanExpr, schema: &Schema) -> String {
         Ok(match (&column.expr, column.as_column()) {
             (Expr::Column(_), Some(i)) => Transformed::yes(shown(name(schema, i).into_owned())),
             (Expr::Literal(value, _), _) => Transformed::yes(shown(literal(value))),
-            _ => Transformed::no(column.expr),
+            _ => return operators(column.expr),
         })
     });
     named.map_or_else(|e| e.to_string(), |t| t.data.to_string())
+}
+
+/// Our functions for operators as the operators.
+fn operators(e: Expr) -> datafusion::error::Result<Transformed<Expr>> {
+    Ok(as_operator(e).map_or_else(Transformed::no, Transformed::yes))
 }
 
 fn literal(value: &ScalarValue) -> String {
