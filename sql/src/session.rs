@@ -3,6 +3,7 @@
 
 pub(crate) mod data_errors;
 mod errors;
+mod names;
 mod numbers;
 mod unsupported;
 mod window_tvf;
@@ -15,17 +16,22 @@ use std::sync::Arc;
 use datafusion::config::Dialect;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{AggregateUDF, LogicalPlan, ScalarUDF, WindowUDF};
+use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as DfStatement;
 use sqlparser::ast;
 
-use crate::error::Result;
+use crate::error::{Result, SqlState};
+use crate::functions::cast::CastRewrite;
 use crate::functions::{self, signed};
+
+use names::Clashes;
 
 pub use data_errors::from_arrow;
 pub use errors::{from_datafusion, from_datafusion_in};
+pub use names::{visible, visible_schema};
 pub use numbers::plan_expression;
 
 /// The catalog every session starts in.
@@ -74,7 +80,7 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     let rules = PhysicalOptimizer::new().rules;
     let builder = builder
         .with_physical_optimizer_rules(rules.into_iter().filter(|r| !r.name().starts_with("FilterPushdown")).collect());
-    let mut builder = builder.with_analyzer_rules(analyzer_rules());
+    let mut builder = builder.with_analyzer_rules(analyzer_rules()).with_type_planner(Arc::new(numbers::TypesOfTime));
     builder.expr_planners().get_or_insert_default().insert(0, Arc::new(numbers::NumberOperators));
     let replace = |f: &mut Arc<WindowUDF>| *f = signed::window(f).unwrap_or_else(|| Arc::clone(f));
     builder.window_functions().get_or_insert_default().iter_mut().for_each(replace);
@@ -99,13 +105,16 @@ fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
         }
         rules.push(rule);
     }
+    // Casts that coercion has added.
+    rules.push(Arc::new(ApplyFunctionRewrites::new(vec![Arc::new(CastRewrite)])));
     rules
 }
 
 fn register_rewrites(state: &mut SessionState) {
     use datafusion::logical_expr::registry::FunctionRegistry as _;
-    let registered = state.register_function_rewrite(Arc::new(numbers::NumberRewrite));
-    debug_assert!(registered.is_ok(), "a session state takes rewrites");
+    let numbers = state.register_function_rewrite(Arc::new(numbers::NumberRewrite));
+    let casts = state.register_function_rewrite(Arc::new(CastRewrite));
+    debug_assert!(numbers.is_ok() && casts.is_ok(), "a session state takes rewrites");
 }
 
 /// The state that plans and runs fragments of views: one partition, no repartitioning.
@@ -118,16 +127,29 @@ pub fn session_state_for_views() -> SessionState {
 pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) -> Result<LogicalPlan> {
     let mut query = query.clone();
     window_tvf::rewrite(&mut query, text)?;
-    numbers::approximate_constants(&mut query);
     unsupported::check_syntax(&query)?;
-    let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
-    let plan = state.statement_to_plan(statement).await.map_err(|e| from_datafusion_in(e, text, &names(state)))?;
+    let mut named = query.clone();
+    let beside_wildcards = names::assign(&mut named, Clashes::Written);
+    let planned = match plan_named(state, named, text).await {
+        Err(e) if beside_wildcards && matches!(e.code, SqlState::DUPLICATE_COLUMN | SqlState::AMBIGUOUS_COLUMN) => {
+            names::assign(&mut query, Clashes::BesideWildcards);
+            plan_named(state, query, text).await.map_err(|_| e)
+        }
+        done => done,
+    };
+    let plan = planned?;
     unsupported::check_plan(&plan)?;
     Ok(plan)
 }
 
+async fn plan_named(state: &SessionState, mut query: ast::Query, text: &str) -> Result<LogicalPlan> {
+    numbers::plain_syntax(&mut query);
+    let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
+    state.statement_to_plan(statement).await.map_err(|e| from_datafusion_in(e, text, &relation_names(state)))
+}
+
 /// Names of relations a user could have meant.
-fn names(state: &SessionState) -> Vec<String> {
+fn relation_names(state: &SessionState) -> Vec<String> {
     let catalogs = state.catalog_list();
     let Some(catalog) = catalogs.catalog(CATALOG) else { return Vec::new() };
     let mut names = Vec::new();

@@ -8,6 +8,8 @@ use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::Expr;
 
 use crate::functions::arithmetic::as_operator;
+use crate::functions::cast::as_cast;
+use crate::session::visible;
 
 use super::{AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, SortColumn, Tier};
 
@@ -186,7 +188,7 @@ fn first_line(plan: &datafusion::logical_expr::LogicalPlan) -> String {
 /// A column's name; generated ones can be very long.
 fn name(schema: &Schema, i: usize) -> Cow<'_, str> {
     const LONGEST: usize = 48;
-    match schema.fields().get(i).map(|f| f.name().as_str()) {
+    match schema.fields().get(i).map(|f| visible(f.name())) {
         None => Cow::Borrowed("?"),
         Some(n) => match n.char_indices().nth(LONGEST) {
             None => Cow::Borrowed(n),
@@ -217,9 +219,9 @@ fn text_of(e: &PlanExpr, schema: &Schema) -> String {
     named.map_or_else(|e| e.to_string(), |t| t.data.to_string())
 }
 
-/// Our functions for operators as the operators.
+/// Our functions for operators and casts as what they stand for.
 fn operators(e: Expr) -> datafusion::error::Result<Transformed<Expr>> {
-    Ok(as_operator(e).map_or_else(Transformed::no, Transformed::yes))
+    Ok(as_operator(e).or_else(as_cast).map_or_else(Transformed::no, Transformed::yes))
 }
 
 fn literal(value: &ScalarValue) -> String {

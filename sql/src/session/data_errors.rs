@@ -27,6 +27,8 @@ pub fn from_arrow(e: &ArrowError) -> SqlError {
             let lower = m.to_lowercase();
             if lower.contains("overflow") || lower.contains("to store in a decimal") {
                 out_of_range(m)
+            } else if lower.contains("regular expression") || lower.contains("regex") {
+                SqlError::new(SqlState::INVALID_REGULAR_EXPRESSION, lower_first(m))
             } else {
                 SqlError::new(SqlState::DATA_EXCEPTION, lower_first(m))
             }

@@ -4,6 +4,7 @@ use datafusion::common::{Column, SchemaError};
 use datafusion::error::DataFusionError;
 
 use super::data_errors::{from_arrow, from_execution};
+use super::names::visible_text;
 use crate::error::{SqlError, SqlState};
 
 /// The same failure with SQLSTATE; no position.
@@ -20,6 +21,7 @@ pub fn from_datafusion_in(error: DataFusionError, text: &str, relations: &[Strin
     if out.position.is_none() || diagnosed.is_some() {
         out.position = diagnosed.or(out.position);
     }
+    out.message = visible_text(&out.message);
     out
 }
 

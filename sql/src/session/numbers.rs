@@ -1,16 +1,17 @@
-//! Numbers while a query is planned: our arithmetic in the place of DataFusion's operators, and types as in Postgres.
+//! Numbers and times while a query is planned: our arithmetic in the place of DataFusion's operators, and types as in Postgres.
 //!
 //! - An arithmetic operator of two numbers becomes a function of [`crate::functions::arithmetic`], when the text is
 //!   planned (so that every type above it is right) or, if a parameter's type was not known then, when it is analysed.
 //! - An integer constant beside a smaller integer is an `INT` if it fits, as in Postgres: `smallint_column + 1` is `INT`.
 //! - Where a float meets a decimal both become floats. DataFusion would compare them as decimals, and a float may not
 //!   fit one.
+//! - `extract` and `AT TIME ZONE` are functions of ours, see [`crate::functions`].
 //! - A constant with an exponent is a float (SQL calls it approximate), any other with a point is a decimal.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::metadata::FieldMetadata;
 use datafusion::common::tree_node::Transformed;
@@ -20,7 +21,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::{AggregateFunction, InList, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::logical_plan::{Union, Values};
-use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr, TypePlanner};
 use datafusion::logical_expr::{
     Between, BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator,
 };
@@ -29,7 +30,9 @@ use sqlparser::ast;
 
 use super::from_datafusion;
 use crate::error::Result;
-use crate::functions::arithmetic::{Arithmetic, negate};
+use crate::functions::arithmetic::{Arithmetic, negate, operands};
+use crate::functions::datetime::extract;
+use crate::types::{timestamp, timestamptz};
 
 /// Functions whose arguments must be of one type.
 const ONE_TYPE: &[&str] = &["coalesce", "nullif", "nvl", "nvl2", "greatest", "least"];
@@ -42,16 +45,27 @@ const OF_FLOATS: &[&str] =
 pub fn plan_expression(state: &SessionState, text: &str, schema: &DFSchema) -> Result<Expr> {
     let dialect = state.config().options().sql_parser.dialect;
     let mut parsed = state.sql_to_expr_with_alias(text, &dialect).map_err(from_datafusion)?;
-    approximate_constants(&mut parsed.expr);
+    plain_syntax(&mut parsed.expr);
     state.create_logical_expr_from_sql_expr(parsed, schema).map_err(from_datafusion)
 }
 
-/// Constants with an exponent become floats.
-pub(super) fn approximate_constants<T: ast::VisitMut>(query: &mut T) {
-    struct Constants;
-    impl ast::VisitorMut for Constants {
+/// Constants with an exponent become floats, `AT TIME ZONE` the function it stands for, and casts to `VARCHAR(n)` cut.
+pub(super) fn plain_syntax<T: ast::VisitMut>(query: &mut T) {
+    struct Plain;
+    impl ast::VisitorMut for Plain {
         type Break = ();
         fn post_visit_expr(&mut self, e: &mut ast::Expr) -> ControlFlow<()> {
+            if let ast::Expr::AtTimeZone { timestamp, time_zone } = e {
+                *e = call("timezone", vec![time_zone.as_ref().clone(), timestamp.as_ref().clone()]);
+                return ControlFlow::Continue(());
+            }
+            if let ast::Expr::Cast { kind: ast::CastKind::Cast | ast::CastKind::DoubleColon, data_type, .. } = e
+                && let Some(length) = length_of(data_type)
+            {
+                let length = ast::Expr::Value(ast::Value::Number(length.to_string(), false).into());
+                *e = call("left", vec![e.clone(), length]);
+                return ControlFlow::Continue(());
+            }
             if let ast::Expr::Value(v) = e
                 && let ast::Value::Number(text, _) = &v.value
                 && text.contains(['e', 'E'])
@@ -71,7 +85,58 @@ pub(super) fn approximate_constants<T: ast::VisitMut>(query: &mut T) {
         }
     }
     // The visitor never breaks.
-    let _ = ast::VisitMut::visit(query, &mut Constants);
+    let _ = ast::VisitMut::visit(query, &mut Plain);
+}
+
+fn call(name: &str, args: Vec<ast::Expr>) -> ast::Expr {
+    let arg = |e: ast::Expr| ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e));
+    let args = ast::FunctionArgumentList {
+        duplicate_treatment: None,
+        args: args.into_iter().map(arg).collect(),
+        clauses: Vec::new(),
+    };
+    ast::Expr::Function(ast::Function {
+        name: ast::ObjectName::from(vec![ast::Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: ast::FunctionArguments::None,
+        args: ast::FunctionArguments::List(args),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+/// How much text a cast to a character type leaves.
+fn length_of(t: &ast::DataType) -> Option<u64> {
+    use ast::DataType as T;
+    match t {
+        T::Varchar(Some(n)) | T::CharVarying(Some(n)) | T::CharacterVarying(Some(n)) => match n {
+            ast::CharacterLength::IntegerLength { length, .. } => Some(*length),
+            ast::CharacterLength::Max => None,
+        },
+        T::Char(Some(ast::CharacterLength::IntegerLength { length, .. }))
+        | T::Character(Some(ast::CharacterLength::IntegerLength { length, .. })) => Some(*length),
+        T::Char(None) | T::Character(None) => Some(1),
+        _ => None,
+    }
+}
+
+/// Times have microseconds in queries as in tables.
+#[derive(Debug)]
+pub(super) struct TypesOfTime;
+
+impl TypePlanner for TypesOfTime {
+    fn plan_type_field(&self, sql_type: &ast::DataType) -> DfResult<Option<FieldRef>> {
+        use ast::TimezoneInfo as Z;
+        let t = match sql_type {
+            ast::DataType::Timestamp(_, Z::Tz | Z::WithTimeZone) => timestamptz(),
+            ast::DataType::Timestamp(..) | ast::DataType::Datetime(_) => timestamp(),
+            ast::DataType::Time(_, Z::None | Z::WithoutTimeZone) => DataType::Time64(TimeUnit::Microsecond),
+            _ => return Ok(None),
+        };
+        Ok(Some(Arc::new(Field::new("", t, true))))
+    }
 }
 
 /// Plans operators of numbers.
@@ -85,6 +150,10 @@ impl ExprPlanner for NumberOperators {
             Some(ours) => PlannerResult::Planned(ours),
             None => PlannerResult::Original(e),
         })
+    }
+
+    fn plan_extract(&self, args: Vec<Expr>) -> DfResult<PlannerResult<Vec<Expr>>> {
+        Ok(PlannerResult::Planned(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(extract()), args))))
     }
 }
 
@@ -109,7 +178,7 @@ fn operator(op: &ast::BinaryOperator) -> Option<Operator> {
 /// What stands for an operator of numbers; `None` if it can stay. With `from_text`, constants have no type of their own
 /// yet.
 fn binary(op: Operator, left: &Expr, right: &Expr, schema: &DFSchema, from_text: bool) -> Option<Expr> {
-    let (lt, rt) = (left.get_type(schema).ok()?, right.get_type(schema).ok()?);
+    let (lt, rt) = (type_of(left, schema)?, type_of(right, schema)?);
     let Some(arithmetic) = Arithmetic::of(op) else {
         let comparison =
             op.supports_propagation() || matches!(op, Operator::IsDistinctFrom | Operator::IsNotDistinctFrom);
@@ -131,8 +200,16 @@ fn binary(op: Operator, left: &Expr, right: &Expr, schema: &DFSchema, from_text:
         true => (constant_beside(left, &rt), constant_beside(right, &lt)),
         false => (left.clone(), right.clone()),
     };
-    arithmetic.types(&l.get_type(schema).ok()?, &r.get_type(schema).ok()?)?;
+    arithmetic.types(&type_of(&l, schema)?, &type_of(&r, schema)?)?;
     Some(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(arithmetic.function()), vec![l, r])))
+}
+
+/// The type, without making up a name for every operand of a long chain of operators on the way.
+fn type_of(e: &Expr, schema: &DFSchema) -> Option<DataType> {
+    match operands(e) {
+        Some((op, l, r)) => op.types(&type_of(l, schema)?, &type_of(r, schema)?).map(|t| t.2),
+        None => e.get_type(schema).ok(),
+    }
 }
 
 /// A constant integer of the text in the smallest type it has beside an operand of another type.
