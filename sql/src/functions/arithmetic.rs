@@ -81,7 +81,8 @@ impl Arithmetic {
 
     /// Its function.
     pub fn function(self) -> ScalarUDF {
-        ScalarUDF::from(BinaryFunction { op: self, signature: Signature::user_defined(Volatility::Immutable) })
+        let aliases = if self == Self::Modulo { vec!["mod".to_owned()] } else { Vec::new() };
+        ScalarUDF::from(BinaryFunction { op: self, aliases, signature: Signature::user_defined(Volatility::Immutable) })
     }
 
     /// The types both operands are brought to and the type of the result; `None` if they are not numbers.
@@ -106,7 +107,8 @@ impl Arithmetic {
             return Some((t.clone(), t.clone(), t));
         }
         let (l, r) = (digits(left)?, digits(right)?);
-        let result = self.decimal(l, r, is_long(left) || is_long(right))?;
+        let long = |t: &DataType, (precision, _): (u8, i8)| is_long(t) || precision > 38;
+        let result = self.decimal(l, r, long(left, l) || long(right, r))?;
         let operand = |(p, s)| if is_long(&result) { DataType::Decimal256(p, s) } else { DataType::Decimal128(p, s) };
         Some((operand(l), operand(r), result))
     }
@@ -145,16 +147,26 @@ pub fn negate() -> ScalarUDF {
     ScalarUDF::from(Negate { signature: Signature::numeric(1, Volatility::Immutable) })
 }
 
-/// The same expression with operators in place of our functions: what users are shown.
-pub fn as_operator(e: Expr) -> std::result::Result<Expr, Expr> {
-    let Expr::ScalarFunction(f) = &e else { return Err(e) };
+/// The operands, if this is an operator of ours.
+pub fn operands(e: &Expr) -> Option<(Arithmetic, &Expr, &Expr)> {
+    let Expr::ScalarFunction(f) = e else { return None };
     let function: &dyn std::any::Any = f.func.inner().as_ref();
     match (function.downcast_ref::<BinaryFunction>(), f.args.as_slice()) {
-        (Some(ours), [l, r]) => {
-            let (l, r) = (Box::new(l.clone()), Box::new(r.clone()));
-            Ok(Expr::BinaryExpr(BinaryExpr::new(l, ours.op.operator(), r)))
-        }
-        (None, [x]) if function.is::<Negate>() => Ok(Expr::Negative(Box::new(x.clone()))),
+        (Some(ours), [l, r]) => Some((ours.op, l, r)),
+        _ => None,
+    }
+}
+
+/// The same expression with operators in place of our functions: what users are shown.
+pub fn as_operator(e: Expr) -> std::result::Result<Expr, Expr> {
+    if let Some((op, l, r)) = operands(&e) {
+        let (l, r) = (Box::new(l.clone()), Box::new(r.clone()));
+        return Ok(Expr::BinaryExpr(BinaryExpr::new(l, op.operator(), r)));
+    }
+    let Expr::ScalarFunction(f) = &e else { return Err(e) };
+    let function: &dyn std::any::Any = f.func.inner().as_ref();
+    match f.args.as_slice() {
+        [x] if function.is::<Negate>() => Ok(Expr::Negative(Box::new(x.clone()))),
         _ => Err(e),
     }
 }
@@ -254,12 +266,16 @@ impl Side {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct BinaryFunction {
     op: Arithmetic,
+    aliases: Vec<String>,
     signature: Signature,
 }
 
 impl ScalarUDFImpl for BinaryFunction {
     fn name(&self) -> &str {
         self.op.symbol()
+    }
+    fn aliases(&self) -> &[String] {
+        &self.aliases
     }
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
         match args {

@@ -1,6 +1,8 @@
 //! Functions of ours, one registry for batch and incremental paths.
 
 pub mod arithmetic;
+pub mod cast;
+pub(crate) mod datetime;
 pub mod exact_sum;
 pub(crate) mod signed;
 mod sum;
@@ -20,5 +22,11 @@ pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
 /// Scalar functions of ours.
 pub fn scalars() -> Vec<Arc<ScalarUDF>> {
     let sign = datafusion::functions::math::signum().as_ref().clone().with_aliases(["sign"]);
-    window::functions().into_iter().chain(arithmetic::functions()).chain([sign]).map(Arc::new).collect()
+    window::functions()
+        .into_iter()
+        .chain(arithmetic::functions())
+        .chain(datetime::functions())
+        .chain([sign, cast::function()])
+        .map(Arc::new)
+        .collect()
 }
