@@ -16,6 +16,7 @@ pub mod plan;
 pub mod session;
 pub mod span;
 pub mod statement;
+pub mod text;
 pub mod types;
 
 pub use error::{SqlError, SqlState};

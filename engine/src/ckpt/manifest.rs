@@ -80,10 +80,10 @@ pub struct Manifest {
     /// Positions of every connector stream at the cut, by relation id.
     pub sources: BTreeMap<u64, Positions>,
     /// Up to where records of a stream that cannot be read are in `ms.errors`, by relation id.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reported: BTreeMap<u64, Positions>,
     /// Paused views by relation id: their state is older than the cut.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub paused: BTreeMap<u64, PausedRef>,
     /// State by owner: `job/7`, `table/3`, `pause/7`.
     pub states: BTreeMap<String, StateRef>,

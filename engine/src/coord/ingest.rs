@@ -54,7 +54,7 @@ pub(crate) fn ingest_exprs(state: &SessionState, relation: &Relation, source: &S
         .iter()
         .map(|f| match by_name.get(f.name().as_str()) {
             Some(text) => {
-                let expr = state.create_logical_expr(text, &schema).e()?;
+                let expr = millstream_sql::session::plan_expression(state, text, &schema)?;
                 let expr = datafusion::logical_expr::ExprSchemable::cast_to(expr, f.data_type(), &schema).e()?;
                 state.create_physical_expr(expr, &schema).e()
             }

@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, ExprSchemable as _, LogicalPlanBuilder, cast, lit};
 use futures::TryStreamExt as _;
+use millstream_sql::session::plan_expression;
 use millstream_sql::statement::ObjectName;
 
 use super::query::{PlanContext, Planned, execute, parameter_types, sqlparser_ast as ast};
@@ -258,7 +259,7 @@ async fn insert_plan(session: &Session, target: &Target, source: &ast::Query, te
                     if from == *f.data_type() { column } else { cast(column, f.data_type().clone()) }
                 }
                 None => match defaults.get(f.name()) {
-                    Some(text) => cast(planned.state.create_logical_expr(text, &empty).e()?, f.data_type().clone()),
+                    Some(text) => cast(plan_expression(&planned.state, text, &empty)?, f.data_type().clone()),
                     None => lit(ScalarValue::try_from(f.data_type()).e()?),
                 },
             };

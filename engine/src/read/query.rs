@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::SchemaProvider;
 use datafusion::common::{ParamValues, ScalarValue};
@@ -12,6 +13,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use millstream_sql::plan::RelationId;
+use millstream_sql::session::visible_schema;
 use sqlparser_ast::Query;
 
 use super::provider::{Bindings, Bound, scanned, with_relations};
@@ -109,7 +111,7 @@ pub(crate) async fn describe(
 ) -> Result<(Vec<Option<DataType>>, Option<SchemaRef>)> {
     let planned = PlanContext::of(session).plan(query, text).await?;
     let types = parameter_types(&planned.plan)?;
-    let schema = Arc::new(planned.plan.schema().as_arrow().clone());
+    let schema = visible_schema(planned.plan.schema().as_arrow());
     Ok((types, Some(schema)))
 }
 
@@ -145,10 +147,20 @@ pub(crate) async fn execute(
     parameters: &[ScalarValue],
 ) -> Result<(SchemaRef, SendableRecordBatchStream)> {
     let (physical, state) = physical_plan(session, planned, parameters).await?;
-    let schema = physical.schema();
+    let schema = visible_schema(&physical.schema());
+    let renamed = schema != physical.schema();
     let stream = execute_stream(physical, state.task_ctx()).e()?;
-    let mapped = stream.map_err(|e| datafusion::error::DataFusionError::External(Box::new(e.into_error()))).boxed();
+    let mapped = stream
+        .map(move |batch| batch.and_then(|b| if renamed { named_visibly(&b) } else { Ok(b) }))
+        .map_err(|e| datafusion::error::DataFusionError::External(Box::new(e.into_error())))
+        .boxed();
     Ok((schema.clone(), Box::pin(RecordBatchStreamAdapter::new(schema, mapped))))
+}
+
+fn named_visibly(batch: &RecordBatch) -> datafusion::error::Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let schema = visible_schema(batch.schema_ref());
+    Ok(RecordBatch::try_new_with_options(schema, batch.columns().to_vec(), &options)?)
 }
 
 /// Binds one epoch for a planned query and makes it executable.
@@ -314,6 +326,10 @@ fn view_error(r: &Relation, code: &str, message: &str, row: &str, n: i64, kinds:
         SqlState::DIVISION_BY_ZERO,
         SqlState::NUMERIC_OUT_OF_RANGE,
         SqlState::INVALID_TEXT_REPRESENTATION,
+        SqlState::INVALID_DATETIME_FORMAT,
+        SqlState::DATETIME_OVERFLOW,
+        SqlState::INVALID_REGULAR_EXPRESSION,
+        SqlState::CARDINALITY_VIOLATION,
         SqlState::DATA_EXCEPTION,
     ];
     let code = KNOWN.iter().copied().find(|k| k.0 == code).unwrap_or(SqlState::DATA_EXCEPTION);

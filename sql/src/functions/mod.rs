@@ -1,11 +1,15 @@
 //! Functions of ours, one registry for batch and incremental paths.
 
+pub mod arithmetic;
+pub mod cast;
 pub mod collect;
 mod collect_udaf;
+pub(crate) mod datetime;
 pub mod exact_sum;
 pub mod json;
 pub mod moments;
 mod other;
+pub(crate) mod signed;
 mod single_row;
 mod statistics;
 mod sum;
@@ -34,6 +38,12 @@ pub(crate) fn single_row() -> ScalarUDF {
 /// Scalar functions of ours.
 pub fn scalars() -> Vec<Arc<ScalarUDF>> {
     let sign = datafusion::functions::math::signum().as_ref().clone().with_aliases(["sign"]);
-    let ours = window::functions().into_iter().chain(json::functions());
-    ours.chain([sign, single_row()]).map(Arc::new).collect()
+    window::functions()
+        .into_iter()
+        .chain(arithmetic::functions())
+        .chain(datetime::functions())
+        .chain(json::functions())
+        .chain([sign, cast::function(), single_row()])
+        .map(Arc::new)
+        .collect()
 }

@@ -34,7 +34,7 @@ use super::{ChangelogKind, Distribution, IncNode, IncOp, IncPlan, NodeId, PlanEx
 use crate::decorrelate::set_op::SetOp;
 use crate::error::{Result, SqlError, SqlState};
 use crate::optimize;
-use crate::session::from_datafusion;
+use crate::session::{from_datafusion, visible_schema};
 
 /// Facts about relations that the builder needs.
 pub trait Relations: Send + Sync {
@@ -48,7 +48,7 @@ pub trait Relations: Send + Sync {
 pub fn build(state: &SessionState, logical: LogicalPlan, relations: &dyn Relations) -> Result<IncPlan> {
     determinism::check(&logical)?;
     let analyzed = optimize::analyze(state, logical).map_err(from_datafusion)?;
-    let wanted = Arc::clone(analyzed.schema().inner());
+    let wanted = visible_schema(analyzed.schema().as_arrow());
     let optimized = optimize::optimize(state, analyzed).map_err(from_datafusion)?;
     let read_order = order::of_output(&optimized);
     let mut builder = Builder { relations, nodes: Vec::new(), places: Vec::new(), interned: HashMap::new() };

@@ -7,7 +7,10 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
+use crate::functions::arithmetic::as_operator;
+use crate::functions::cast::as_cast;
 use crate::functions::{Collect, Stat};
+use crate::session::visible;
 
 use super::bounds::{Bounds, Growth, bounds};
 use super::{AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, SortColumn, StoredPlan, Tier};
@@ -253,7 +256,8 @@ fn functions(plan: &StoredPlan) -> Vec<String> {
 
 /// The stored plan's top operator.
 fn first_line(plan: &datafusion::logical_expr::LogicalPlan) -> String {
-    let text = plan.display().to_string();
+    let shown = plan.clone().map_expressions(|e| e.transform_up(operators));
+    let text = shown.map_or_else(|_| plan.display().to_string(), |p| p.data.display().to_string());
     match text.char_indices().nth(100) {
         None => text,
         Some((end, _)) => format!("{}..", &text[..end]),
@@ -263,7 +267,7 @@ fn first_line(plan: &datafusion::logical_expr::LogicalPlan) -> String {
 /// A column's name; generated ones can be very long.
 fn name(schema: &Schema, i: usize) -> Cow<'_, str> {
     const LONGEST: usize = 48;
-    match schema.fields().get(i).map(|f| f.name().as_str()) {
+    match schema.fields().get(i).map(|f| visible(f.name())) {
         None => Cow::Borrowed("?"),
         Some(n) => match n.char_indices().nth(LONGEST) {
             None => Cow::Borrowed(n),
@@ -288,10 +292,15 @@ fn text_of(e: &PlanExpr, schema: &Schema) -> String {
         Ok(match (&column.expr, column.as_column()) {
             (Expr::Column(_), Some(i)) => Transformed::yes(shown(name(schema, i).into_owned())),
             (Expr::Literal(value, _), _) => Transformed::yes(shown(literal(value))),
-            _ => Transformed::no(column.expr),
+            _ => return operators(column.expr),
         })
     });
     named.map_or_else(|e| e.to_string(), |t| t.data.to_string())
+}
+
+/// Our functions for operators and casts as what they stand for.
+fn operators(e: Expr) -> datafusion::error::Result<Transformed<Expr>> {
+    Ok(as_operator(e).or_else(as_cast).map_or_else(Transformed::no, Transformed::yes))
 }
 
 fn literal(value: &ScalarValue) -> String {

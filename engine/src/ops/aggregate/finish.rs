@@ -7,6 +7,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, TimeUnit, i256};
 use millstream_sql::functions::Stat;
+use millstream_sql::functions::arithmetic::divide_rounded;
 use millstream_sql::plan::{AggCall, AggFunc};
 
 use super::acc::{Acc, Kind};
@@ -95,7 +96,7 @@ pub(super) fn finish(
     if *column.data_type() == call.output { Ok(column) } else { arrow::compute::cast(&column, &call.output).e() }
 }
 
-/// Average of scaled integers, truncated toward zero at the scale of the result.
+/// Average of scaled integers, rounded at the scale of the result.
 struct Average {
     factor: Option<i256>,
     divisor: i256,
@@ -113,7 +114,7 @@ impl Average {
     }
     fn of(&self, sum: i256, n: i64) -> Option<i256> {
         let scaled = sum.checked_mul(self.factor?)?;
-        scaled.checked_div(i256::from_i128(i128::from(n)).checked_mul(self.divisor)?)
+        divide_rounded(scaled, i256::from_i128(i128::from(n)).checked_mul(self.divisor)?)
     }
 }
 

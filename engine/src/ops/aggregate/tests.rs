@@ -94,8 +94,13 @@ fn filtered(c: AggCall) -> AggCall {
     AggCall { filter: Some(7), ..c }
 }
 
-const SUM_D: DataType = DataType::Decimal128(20, 2);
-const AVG_D: DataType = DataType::Decimal128(14, 6);
+const SUM_D: DataType = DataType::Decimal128(38, 2);
+const AVG_D: DataType = DataType::Decimal128(38, 16);
+
+/// Rounded half away from zero.
+fn rounded(n: i128, d: i128) -> i128 {
+    (2 * n.abs() + d) / (2 * d) * n.signum()
+}
 
 fn all_calls() -> Vec<AggCall> {
     use AggFunc::*;
@@ -242,9 +247,10 @@ fn model(calls: &[AggCall], rows: &[&Row]) -> Vec<String> {
                     some(ints.is_empty(), float(ints.iter().map(|i| *i as f64).sum::<f64>() / ints.len() as f64))
                 }
                 (Sum, _) => some(ints.is_empty(), ints.iter().sum::<i128>().to_string()),
-                (Avg, _) => {
-                    some(ints.is_empty(), (ints.iter().sum::<i128>() * 10_000 / ints.len().max(1) as i128).to_string())
-                }
+                (Avg, _) => some(
+                    ints.is_empty(),
+                    rounded(ints.iter().sum::<i128>() * 10i128.pow(14), ints.len().max(1) as i128).to_string(),
+                ),
                 (Min, Some(4)) => opt(floats.first().map(|x| float(*x))),
                 (Max, Some(4)) => opt(floats.last().map(|x| float(*x))),
                 (Min, Some(6)) => opt(texts.first().map(|x| (*x).to_owned())),
@@ -549,7 +555,7 @@ async fn types_and_values_are_those_of_batch_datafusion() {
         sum(d), avg(d), sum(f), avg(f), avg(CAST(i AS DOUBLE)), min(i), max(i) FILTER (WHERE \"on\"), min(f), max(f),
         min(s), max(s), max(d), bool_and(b), bool_or(b), min(b), count(DISTINCT f),
         count(DISTINCT s) FILTER (WHERE \"on\"), sum(DISTINCT i), avg(DISTINCT d) FROM t GROUP BY k, t";
-    let context = SessionContext::new();
+    let context = SessionContext::new_with_state(millstream_sql::session::session_state(1));
     context.register_batch("t", z.rows.clone()).expect("registers");
     let batches = context.sql(sql).await.expect("plans").collect().await.expect("runs");
     let theirs: Vec<DataType> = batches[0].schema().fields().iter().skip(2).map(|f| f.data_type().clone()).collect();

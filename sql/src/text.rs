@@ -1,25 +1,31 @@
 //! Values in the text format of Postgres: what `float8out`, `timestamp_out`, `interval_out` and so on print with
 //! `DateStyle ISO`, `IntervalStyle postgres`, `bytea_output hex`, and shortest round-trip floats.
 
-use std::fmt::Write as _;
-
-use bytes::{BufMut as _, BytesMut};
+use std::fmt::Write;
 
 /// Microseconds a day.
 pub const DAY_US: i64 = 86_400_000_000;
 
-fn put(out: &mut BytesMut, args: std::fmt::Arguments<'_>) {
+fn put<W: Write>(out: &mut W, args: std::fmt::Arguments<'_>) {
     // Writing into a growing buffer cannot fail.
     let _ = out.write_fmt(args);
 }
 
+fn put_str<W: Write>(out: &mut W, s: &str) {
+    let _ = out.write_str(s);
+}
+
+fn zeros<W: Write>(out: &mut W, n: usize) {
+    (0..n).for_each(|_| put_str(out, "0"));
+}
+
 /// A double, shortest digits that read back the same.
-pub fn float8(v: f64, out: &mut BytesMut) {
+pub fn float8<W: Write>(v: f64, out: &mut W) {
     float(v.is_nan(), v.is_infinite(), v.is_sign_negative(), format_args!("{v:e}"), 15, out);
 }
 
 /// A float, shortest digits that read back the same.
-pub fn float4(v: f32, out: &mut BytesMut) {
+pub fn float4<W: Write>(v: f32, out: &mut W) {
     float(v.is_nan(), v.is_infinite(), v.is_sign_negative(), format_args!("{v:e}"), 6, out);
 }
 
@@ -40,77 +46,75 @@ impl std::fmt::Write for Scratch {
 }
 
 /// `digits_max`: decimal exponents from here on are written in scientific notation (`FLT_DIG`, `DBL_DIG`).
-fn float(nan: bool, inf: bool, neg: bool, sci: std::fmt::Arguments<'_>, digits_max: i32, out: &mut BytesMut) {
+fn float<W: Write>(nan: bool, inf: bool, neg: bool, sci: std::fmt::Arguments<'_>, digits_max: i32, out: &mut W) {
     if nan {
-        return out.put_slice(b"NaN");
+        return put_str(out, "NaN");
     }
     if inf {
-        return out.put_slice(if neg { b"-Infinity" } else { b"Infinity" });
+        return put_str(out, if neg { "-Infinity" } else { "Infinity" });
     }
     let mut s = Scratch { bytes: [0; 40], len: 0 };
     let _ = s.write_fmt(sci);
-    let text = &s.bytes[..s.len];
-    let text = text.strip_prefix(b"-").unwrap_or(text);
+    let text = std::str::from_utf8(&s.bytes[..s.len]).unwrap_or_default();
+    let text = text.strip_prefix('-').unwrap_or(text);
     if neg {
-        out.put_u8(b'-');
+        put_str(out, "-");
     }
-    let e = text.iter().position(|c| *c == b'e').unwrap_or(text.len());
-    let (mantissa, exponent) = text.split_at(e);
-    let exponent: i32 =
-        exponent.get(1..).and_then(|x| std::str::from_utf8(x).ok()).and_then(|x| x.parse().ok()).unwrap_or(0);
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((text, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
     let mut digits = [0u8; 40];
     let mut n = 0;
-    for c in mantissa.iter().filter(|c| c.is_ascii_digit()) {
-        digits[n] = *c;
+    for c in mantissa.bytes().filter(u8::is_ascii_digit) {
+        digits[n] = c;
         n += 1;
     }
-    let digits = &digits[..n];
+    let digits = std::str::from_utf8(&digits[..n]).unwrap_or_default();
     if exponent < -4 || exponent >= digits_max {
-        out.put_slice(mantissa);
+        put_str(out, mantissa);
         put(out, format_args!("e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()));
     } else if exponent < 0 {
-        out.put_slice(b"0.");
-        out.put_bytes(b'0', (-exponent - 1) as usize);
-        out.put_slice(digits);
+        put_str(out, "0.");
+        zeros(out, (-exponent - 1) as usize);
+        put_str(out, digits);
     } else {
         let int = exponent as usize + 1;
         if n <= int {
-            out.put_slice(digits);
-            out.put_bytes(b'0', int - n);
+            put_str(out, digits);
+            zeros(out, int - n);
         } else {
-            out.put_slice(&digits[..int]);
-            out.put_u8(b'.');
-            out.put_slice(&digits[int..]);
+            put_str(out, &digits[..int]);
+            put_str(out, ".");
+            put_str(out, &digits[int..]);
         }
     }
 }
 
 /// A decimal: `digits` is the unscaled integer as text, possibly with a sign.
-pub fn decimal(digits: &str, scale: i8, out: &mut BytesMut) {
+pub fn decimal<W: Write>(digits: &str, scale: i8, out: &mut W) {
     let (neg, digits) = match digits.strip_prefix('-') {
         Some(d) => (true, d),
         None => (false, digits),
     };
     if neg {
-        out.put_u8(b'-');
+        put_str(out, "-");
     }
     if scale <= 0 {
-        out.put_slice(digits.as_bytes());
+        put_str(out, digits);
         if digits != "0" {
-            out.put_bytes(b'0', usize::from(scale.unsigned_abs()));
+            zeros(out, usize::from(scale.unsigned_abs()));
         }
         return;
     }
     let scale = scale as usize;
     if digits.len() > scale {
         let (int, frac) = digits.split_at(digits.len() - scale);
-        out.put_slice(int.as_bytes());
-        out.put_u8(b'.');
-        out.put_slice(frac.as_bytes());
+        put_str(out, int);
+        put_str(out, ".");
+        put_str(out, frac);
     } else {
-        out.put_slice(b"0.");
-        out.put_bytes(b'0', scale - digits.len());
-        out.put_slice(digits.as_bytes());
+        put_str(out, "0.");
+        zeros(out, scale - digits.len());
+        put_str(out, digits);
     }
 }
 
@@ -128,7 +132,7 @@ pub fn civil(days: i64) -> (i64, u32, u32) {
 }
 
 /// Days since 1970; gives back whether the year is before Christ, so that the suffix goes to the end.
-fn ymd(days: i64, out: &mut BytesMut) -> bool {
+fn ymd<W: Write>(days: i64, out: &mut W) -> bool {
     let (y, m, d) = civil(days);
     // There is no year zero: 0 is 1 BC.
     let (shown, bc) = if y <= 0 { (1 - y, true) } else { (y, false) };
@@ -137,20 +141,20 @@ fn ymd(days: i64, out: &mut BytesMut) -> bool {
 }
 
 /// A date, days since 1970.
-pub fn date(days: i32, out: &mut BytesMut) {
+pub fn date<W: Write>(days: i32, out: &mut W) {
     if ymd(i64::from(days), out) {
-        out.put_slice(b" BC");
+        put_str(out, " BC");
     }
 }
 
 /// A time of day in microseconds.
-pub fn time(us: i64, out: &mut BytesMut) {
+pub fn time<W: Write>(us: i64, out: &mut W) {
     let (s, frac) = (us / 1_000_000, us % 1_000_000);
     put(out, format_args!("{:02}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60));
     fraction(frac, out);
 }
 
-fn fraction(us: i64, out: &mut BytesMut) {
+fn fraction<W: Write>(us: i64, out: &mut W) {
     if us == 0 {
         return;
     }
@@ -163,23 +167,23 @@ fn fraction(us: i64, out: &mut BytesMut) {
 }
 
 /// A timestamp in microseconds since 1970; with `utc` the offset `+00` behind it.
-pub fn timestamp(us: i64, utc: bool, out: &mut BytesMut) {
+pub fn timestamp<W: Write>(us: i64, utc: bool, out: &mut W) {
     let bc = ymd(us.div_euclid(DAY_US), out);
-    out.put_u8(b' ');
+    put_str(out, " ");
     time(us.rem_euclid(DAY_US), out);
     if utc {
-        out.put_slice(b"+00");
+        put_str(out, "+00");
     }
     if bc {
-        out.put_slice(b" BC");
+        put_str(out, " BC");
     }
 }
 
 /// An interval of months, days and microseconds.
-pub fn interval(months: i32, days: i32, us: i64, out: &mut BytesMut) {
+pub fn interval<W: Write>(months: i32, days: i32, us: i64, out: &mut W) {
     let mut any = false;
     let mut negative_before = false;
-    let mut part = |n: i32, unit: &str, out: &mut BytesMut| {
+    let mut part = |n: i32, unit: &str, out: &mut W| {
         if n == 0 {
             return;
         }
@@ -195,12 +199,12 @@ pub fn interval(months: i32, days: i32, us: i64, out: &mut BytesMut) {
     part(days, "day", out);
     if us != 0 || !any {
         if any {
-            out.put_u8(b' ');
+            put_str(out, " ");
         }
         if us < 0 {
-            out.put_u8(b'-');
+            put_str(out, "-");
         } else if negative_before {
-            out.put_u8(b'+');
+            put_str(out, "+");
         }
         let abs = us.unsigned_abs();
         let (s, frac) = (abs / 1_000_000, abs % 1_000_000);
@@ -209,14 +213,18 @@ pub fn interval(months: i32, days: i32, us: i64, out: &mut BytesMut) {
     }
 }
 
+/// A difference of timestamps in microseconds: whole days and the rest.
+pub fn duration<W: Write>(us: i64, out: &mut W) {
+    interval(0, (us / DAY_US) as i32, us % DAY_US, out);
+}
+
 /// Bytes as `\x0a1b`.
-pub fn bytea(v: &[u8], out: &mut BytesMut) {
+pub fn bytea<W: Write>(v: &[u8], out: &mut W) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    out.reserve(2 + 2 * v.len());
-    out.put_slice(b"\\x");
+    put_str(out, "\\x");
     for b in v {
-        out.put_u8(HEX[usize::from(b >> 4)]);
-        out.put_u8(HEX[usize::from(b & 15)]);
+        let pair = [HEX[usize::from(b >> 4)], HEX[usize::from(b & 15)]];
+        put_str(out, std::str::from_utf8(&pair).unwrap_or_default());
     }
 }
 
@@ -224,10 +232,10 @@ pub fn bytea(v: &[u8], out: &mut BytesMut) {
 mod tests {
     use super::*;
 
-    fn check(f: impl FnOnce(&mut BytesMut), expected: &str) {
-        let mut out = BytesMut::new();
+    fn check(f: impl FnOnce(&mut String), expected: &str) {
+        let mut out = String::new();
         f(&mut out);
-        assert_eq!(std::str::from_utf8(&out).expect("utf-8"), expected);
+        assert_eq!(out, expected);
     }
 
     #[test]
@@ -279,6 +287,7 @@ mod tests {
         check(|o| interval(14, 3, 14_706_789_000, o), "1 year 2 mons 3 days 04:05:06.789");
         check(|o| interval(-1, 2, -1_000_000, o), "-1 mons +2 days -00:00:01");
         check(|o| interval(0, 1, 0, o), "1 day");
+        check(|o| duration(4 * DAY_US + 36_000_000_000, o), "4 days 10:00:00");
     }
 
     #[test]
