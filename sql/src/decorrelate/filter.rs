@@ -104,7 +104,7 @@ impl Pass {
             on.filter = conjunction(condition);
             return on.join(plan, right);
         }
-        let domain = Domain::new(outer, base)?;
+        let domain = Domain::new(self, outer, base)?;
         let pushed = self.push(subquery, &domain)?;
         if pushed.missing.is_some() {
             return filtered(plan, vec![lit(!test.negated)]);

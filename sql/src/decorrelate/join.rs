@@ -6,7 +6,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, NullEquality};
 use datafusion::error::Result;
 use datafusion::functions::expr_fn::coalesce;
-use datafusion::logical_expr::logical_plan::{Join, JoinConstraint};
+use datafusion::logical_expr::logical_plan::{Join, JoinConstraint, Unnest};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, Operator, binary_expr};
 
@@ -51,7 +51,18 @@ impl Pass {
         if !matches!(sides.kind, JoinType::Inner | JoinType::Left) {
             return Err(unsupported("LATERAL is possible in inner and left joins only"));
         }
-        let domain = Domain::new(outer, &left)?;
+        if sides.kind == JoinType::Inner && of_one_row(&right) {
+            // No set of values is needed, the rows themselves will do. A clash of names speaks against it.
+            let values = outer.values();
+            if let Ok(rows) = along(right.clone(), &left, &outer, &values) {
+                for (l, r) in &sides.keys {
+                    condition.push(binary_expr(l.clone(), sides.sign(), r.clone()));
+                }
+                let kept = columns_of(sides.schema);
+                return project(filtered(rows, condition)?, kept);
+            }
+        }
+        let domain = Domain::new(self, outer, &left)?;
         let values = domain.outer.values();
         for (l, r) in &sides.keys {
             condition.push(binary_expr(l.clone(), sides.sign(), r.clone()));
@@ -208,13 +219,60 @@ impl Pass {
             };
             let q = self.fresh();
             let either = a.into_iter().zip(b).enumerate();
-            let either = either.map(|(i, (a, b))| coalesce(vec![a, b]).alias_qualified(Some(q.clone()), parameter(i)));
+            let either =
+                either.map(|(i, (a, b))| coalesce(vec![a, b]).alias_qualified(Some(q.clone()), parameter(&q, i)));
             let plan = project(joined, kept.into_iter().chain(either).collect())?;
             let columns = (width..width + outer.len()).map(|i| column_at(plan.schema(), i)).collect();
             return Ok(Pushed { plan, columns, strict, missing: None });
         }
         let plan = project(joined, kept.into_iter().chain(columns.iter().cloned()).collect())?;
         Ok(Pushed { plan, columns, strict, missing: None })
+    }
+}
+
+/// True if every row of the plan comes from a relation of one row without columns: a function in FROM, or a SELECT
+/// without FROM.
+fn of_one_row(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Projection(p) => of_one_row(&p.input),
+        LogicalPlan::Filter(f) => of_one_row(&f.input),
+        LogicalPlan::SubqueryAlias(a) => of_one_row(&a.input),
+        LogicalPlan::Unnest(u) => of_one_row(&u.input),
+        LogicalPlan::EmptyRelation(e) => e.produce_one_row && e.schema.fields().is_empty(),
+        _ => false,
+    }
+}
+
+/// Such a plan with the rows of `left` in place of the one row: the columns of `left`, then the plan's own.
+fn along(plan: LogicalPlan, left: &LogicalPlan, outer: &Outer, values: &[Expr]) -> Result<LogicalPlan> {
+    let of_left = columns_of(left.schema());
+    let width = of_left.len();
+    match plan {
+        LogicalPlan::EmptyRelation(_) => Ok(left.clone()),
+        LogicalPlan::Projection(p) => {
+            let input = along(Arc::unwrap_or_clone(p.input), left, outer, values)?;
+            let mut exprs = of_left;
+            for (e, (q, f)) in p.expr.into_iter().zip(p.schema.iter()) {
+                exprs.push(named(outer.bind(e, values)?, q, f.name()));
+            }
+            project(input, exprs)
+        }
+        LogicalPlan::Filter(f) => {
+            let input = along(Arc::unwrap_or_clone(f.input), left, outer, values)?;
+            filtered(input, vec![outer.bind(f.predicate, values)?])
+        }
+        LogicalPlan::SubqueryAlias(a) => {
+            let input = along(Arc::unwrap_or_clone(a.input), left, outer, values)?;
+            let own = a.schema.iter().enumerate();
+            let own = own.map(|(i, (q, f))| named(column_at(input.schema(), width + i), q, f.name()));
+            let exprs = of_left.into_iter().chain(own).collect();
+            project(input, exprs)
+        }
+        LogicalPlan::Unnest(u) => {
+            let input = along(Arc::unwrap_or_clone(u.input), left, outer, values)?;
+            Ok(LogicalPlan::Unnest(Unnest::try_new(Arc::new(input), u.exec_columns, u.options)?))
+        }
+        other => Err(unsupported(format!("{} cannot read columns of an outer query", other.display()))),
     }
 }
 

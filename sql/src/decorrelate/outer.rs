@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema};
+use datafusion::common::{Column, DFSchema, TableReference};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr_rewriter::strip_outer_reference;
-use datafusion::logical_expr::logical_plan::{Distinct, SubqueryAlias};
+use datafusion::logical_expr::logical_plan::Distinct;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use super::{Pass, columns_of, project, unsupported};
@@ -134,8 +134,10 @@ pub(super) struct Domain {
 
 impl Domain {
     /// The values that `outer` takes in `relation`.
-    pub(super) fn new(outer: Outer, relation: &LogicalPlan) -> Result<Self> {
-        let values = outer.values().into_iter().enumerate().map(|(i, e)| e.alias(parameter(i)));
+    pub(super) fn new(pass: &mut Pass, outer: Outer, relation: &LogicalPlan) -> Result<Self> {
+        let q = pass.fresh();
+        let values = outer.values().into_iter().enumerate();
+        let values = values.map(|(i, e)| e.alias_qualified(Some(q.clone()), parameter(&q, i)));
         let values = project(relation.clone(), values.collect())?;
         Ok(Self { outer, source: LogicalPlan::Distinct(Distinct::All(Arc::new(values))) })
     }
@@ -146,14 +148,17 @@ impl Domain {
         if self.source.exists(|node| Ok(node.expressions().iter().any(Expr::is_volatile)))? {
             return Err(unsupported("a correlated subquery of this form over rows made by a volatile function"));
         }
-        let alias = SubqueryAlias::try_new(Arc::new(self.source.clone()), pass.fresh())?;
-        let plan = LogicalPlan::SubqueryAlias(alias);
+        let q = pass.fresh();
+        let values = columns_of(self.source.schema()).into_iter().enumerate();
+        let values = values.map(|(i, c)| c.alias_qualified(Some(q.clone()), parameter(&q, i))).collect();
+        let plan = project(self.source.clone(), values)?;
         let columns = columns_of(plan.schema());
         Ok((plan, columns))
     }
 }
 
-/// The name of the `i`th parameter.
-pub(super) fn parameter(i: usize) -> String {
-    format!("p{i}")
+/// The name of the `i`th parameter under a qualifier: like that one used nowhere else, because the optimizer now and
+/// then drops qualifiers.
+pub(super) fn parameter(qualifier: &TableReference, i: usize) -> String {
+    format!("p{}_{i}", qualifier.table().trim_start_matches("__q"))
 }

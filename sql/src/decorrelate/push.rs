@@ -196,7 +196,7 @@ impl Pass {
         let width = own.len();
         let q = self.fresh();
         let parameters = inner.into_iter().enumerate();
-        let parameters = parameters.map(|(i, e)| e.unalias().alias_qualified(Some(q.clone()), parameter(i)));
+        let parameters = parameters.map(|(i, e)| e.unalias().alias_qualified(Some(q.clone()), parameter(&q, i)));
         let plan = project(filtered(input, plain)?, own.into_iter().chain(parameters).collect())?;
         let columns = (width..width + outer.len()).map(|i| column_at(plan.schema(), i)).collect();
         Ok(Pushed { plan, columns, strict: true, missing: None })
@@ -328,7 +328,7 @@ impl Pass {
         let width = plan.schema().fields().len();
         let p = self.settled(plan, domain)?;
         let own = (0..width).map(|i| column_at(p.plan.schema(), i).alias(format!("c{i}")));
-        let parameters = p.columns.iter().enumerate().map(|(i, c)| c.clone().alias(parameter(i)));
+        let parameters = p.columns.iter().enumerate().map(|(i, c)| c.clone().alias(format!("p{i}")));
         let exprs = own.chain(parameters).collect();
         Ok((project(p.plan, exprs)?, p.strict))
     }
@@ -344,8 +344,8 @@ impl Pass {
         let width = schema.fields().len();
         let own = schema.iter().enumerate().map(|(i, (q, f))| named(column_at(plan.schema(), i), q, f.name()));
         let q = self.fresh();
-        let values =
-            (0..parameters).map(|i| column_at(plan.schema(), width + i).alias_qualified(Some(q.clone()), parameter(i)));
+        let values = (0..parameters)
+            .map(|i| column_at(plan.schema(), width + i).alias_qualified(Some(q.clone()), parameter(&q, i)));
         let exprs = own.chain(values).collect();
         let plan = project(plan, exprs)?;
         let columns = (width..width + parameters).map(|i| column_at(plan.schema(), i)).collect();

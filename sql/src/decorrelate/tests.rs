@@ -41,7 +41,7 @@ fn quantified(x: Option<i64>, op: &str, all: bool, rows: &[Option<i64>]) -> Opti
 
 const OPS: [&str; 6] = ["=", "<>", "<", "<=", ">", ">="];
 
-/// Relations: `x(v)` the values, `k(k)` the numbers of all subsets, `s(k, y)` their rows.
+/// Relations: `x(v)` the values, `m(k)` the numbers of all subsets, `s(k, y)` their rows.
 fn subsets() -> datafusion::prelude::SessionContext {
     let rows = (0..8).flat_map(|m| subset(m).into_iter().map(move |y| (m as i64, y)));
     let (ks, ys): (Vec<i64>, Vec<Option<i64>>) = rows.unzip();
@@ -49,7 +49,7 @@ fn subsets() -> datafusion::prelude::SessionContext {
         1,
         &[
             ("x", vec![("v", std::sync::Arc::new(Int64Array::from(VALUES.to_vec())))]),
-            ("k", vec![("k", std::sync::Arc::new((0..8i64).collect::<Int64Array>()))]),
+            ("m", vec![("k", std::sync::Arc::new((0..8i64).collect::<Int64Array>()))]),
             (
                 "s",
                 vec![
@@ -82,7 +82,7 @@ fn table(c: &datafusion::prelude::SessionContext, sql: &str) -> Vec<(i64, Option
 #[test]
 fn comparisons_with_any_and_all_follow_the_truth_table_in_every_correlation() {
     let c = subsets();
-    for condition in ["s.k = k.k", "s.k <= k.k and s.k >= k.k", "s.k is not distinct from k.k"] {
+    for condition in ["s.k = m.k", "s.k <= m.k and s.k >= m.k", "s.k is not distinct from m.k"] {
         let mut items = Vec::new();
         for (i, op) in OPS.iter().enumerate() {
             items.push(format!("x.v {op} any (select s.y from s where {condition}) as any{i}"));
@@ -90,7 +90,7 @@ fn comparisons_with_any_and_all_follow_the_truth_table_in_every_correlation() {
         }
         items.push(format!("x.v in (select s.y from s where {condition}) as yes"));
         items.push(format!("x.v not in (select s.y from s where {condition}) as no"));
-        let rows = table(&c, &format!("select k.k, x.v, {} from k, x", items.join(", ")));
+        let rows = table(&c, &format!("select m.k, x.v, {} from m, x", items.join(", ")));
         assert_eq!(rows.len(), 24);
         for (k, v, cells) in rows {
             let set = subset(k as usize);
@@ -107,7 +107,7 @@ fn comparisons_with_any_and_all_follow_the_truth_table_in_every_correlation() {
 #[test]
 fn conditions_keep_the_rows_for_which_they_are_true() {
     let c = subsets();
-    for condition in ["s.k = k.k", "s.k <= k.k and s.k >= k.k"] {
+    for condition in ["s.k = m.k", "s.k <= m.k and s.k >= m.k"] {
         let sub = format!("(select s.y from s where {condition})");
         for (sql, holds) in [
             (format!("x.v in {sub}"), 0),
@@ -122,7 +122,7 @@ fn conditions_keep_the_rows_for_which_they_are_true() {
             (format!("not exists {sub}"), 4),
         ] {
             let mut got: Vec<(i64, Option<i64>)> =
-                table(&c, &format!("select k.k, x.v from k, x where {sql}")).into_iter().map(|r| (r.0, r.1)).collect();
+                table(&c, &format!("select m.k, x.v from m, x where {sql}")).into_iter().map(|r| (r.0, r.1)).collect();
             let mut want = Vec::new();
             for k in 0..8 {
                 for v in VALUES {
@@ -248,7 +248,7 @@ fn equality_and_null_safe_equality_do_not_mix_in_one_join() {
     for (sql, rows) in [
         ("select * from a join b on a.v is not distinct from b.v join d on d.v = b.v", 1),
         ("select * from a join b on a.v = b.v join d on d.v is not distinct from b.v", 1),
-        ("select * from a, b, d where a.v is not distinct from b.v and b.v = d.v", 1),
+        ("select * from a, b, d where (a.v is not distinct from b.v) and b.v = d.v", 1),
         ("select * from a join b on a.v is not distinct from b.v join d on d.v is not distinct from b.v", 2),
     ] {
         let got: usize = run(&c, sql).unwrap().iter().map(|b| b.num_rows()).sum();
@@ -260,17 +260,17 @@ fn equality_and_null_safe_equality_do_not_mix_in_one_join() {
 fn what_cannot_be_evaluated_says_why() {
     let c = subsets();
     for (sql, code, message) in [
-        ("select k, (select s.y from s where s.k = k.k) from k", "21000", "more than one row returned by a subquery"),
-        ("select k, (select s.y from s where s.k <= k.k) from k", "21000", "more than one row returned by a subquery"),
+        ("select k, (select s.y from s where s.k = m.k) from m", "21000", "more than one row returned by a subquery"),
+        ("select k, (select s.y from s where s.k <= m.k) from m", "21000", "more than one row returned by a subquery"),
         ("select (select y from s) as y", "21000", "more than one row returned by a subquery"),
-        ("select count(*) from k group by k % 2 having exists (select 1 from s where s.k = k.k)", "42803", "k.k"),
+        ("select count(*) from m group by k % 2 having exists (select 1 from s where s.k = m.k)", "42803", "m.k"),
         (
-            "select * from k left join x on (select count(*) from s where s.k = k.k and s.y = x.v) > 0",
+            "select * from m left join x on (select count(*) from s where s.k = m.k and s.y = x.v) > 0",
             "0A000",
             "columns of both sides",
         ),
         (
-            "select k, (select max(n) from (select count(*) as n from s where s.k = k.k group by rollup(y)) q) from k",
+            "select k, (select max(n) from (select count(*) as n from s where s.k = m.k group by rollup(y)) q) from m",
             "0A000",
             "ROLLUP",
         ),
@@ -279,5 +279,5 @@ fn what_cannot_be_evaluated_says_why() {
         assert!(e.code.0 == code && e.message.contains(message), "{sql}: {e:?}");
     }
     // Without a second row there is no error.
-    assert!(run(&c, "select k, (select s.y from s where s.k = k.k and s.y > 1) from k").is_ok());
+    assert!(run(&c, "select k, (select s.y from s where s.k = m.k and s.y > 1) from m").is_ok());
 }

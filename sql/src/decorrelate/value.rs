@@ -92,16 +92,17 @@ impl Pass {
                 let value = column_at(right.schema(), 0);
                 return Ok((On::new(JoinType::Left).join(plan, right)?, value));
             }
-            let (right, value) = self.single(subquery, Vec::new())?;
+            let anchor = columns_of(base.schema()).into_iter().next();
+            let (right, value) = self.single(subquery, Vec::new(), anchor)?;
             return Ok((cross(plan, right)?, value));
         }
         let single = gives_at_most_one_row(&subquery);
-        let domain = Domain::new(outer, base)?;
+        let domain = Domain::new(self, outer, base)?;
         let pushed = self.push(subquery, &domain)?;
         let values = domain.outer.values();
         if !single && pushed.missing.is_none() {
             let (columns, strict) = (pushed.columns.clone(), pushed.strict);
-            let (right, value) = self.single(pushed.plan, columns)?;
+            let (right, value) = self.single(pushed.plan, columns, values.first().cloned())?;
             let keys: Vec<Expr> = (0..domain.outer.len()).map(|i| column_at(right.schema(), i)).collect();
             return Ok((On::new(JoinType::Left).same(&values, &keys, strict).join(plan, right)?, value));
         }
@@ -121,8 +122,8 @@ impl Pass {
     }
 
     /// The first column of `plan` for each value of `keys`, and an expression that fails where there was another row.
-    /// The keys come first.
-    fn single(&mut self, plan: LogicalPlan, keys: Vec<Expr>) -> Result<(LogicalPlan, Expr)> {
+    /// The keys come first. `anchor` is a column of the outer relation.
+    fn single(&mut self, plan: LogicalPlan, keys: Vec<Expr>, anchor: Option<Expr>) -> Result<(LogicalPlan, Expr)> {
         let value = column_at(plan.schema(), 0);
         let field = plan.schema().field(0).clone();
         let ordered =
@@ -133,7 +134,7 @@ impl Pass {
         let (Some(value), Some(rows)) = (columns.pop(), columns.pop()) else {
             return Err(super::unsupported("a scalar subquery without a column"));
         };
-        Ok((plan, single_row().call(vec![value, rows])))
+        Ok((plan, single_row().call([value, rows].into_iter().chain(anchor).collect())))
     }
 
     /// The aggregates of `plan` for each value of `keys`, the keys first, all under fresh names; the aggregates' columns.
@@ -146,7 +147,7 @@ impl Pass {
         let (n, m) = (keys.len(), aggregates.len());
         let plan = LogicalPlan::Aggregate(Aggregate::try_new(Arc::new(plan), keys, aggregates)?);
         let q = self.fresh();
-        let name = |i: usize| if i < n { parameter(i) } else { format!("a{}", i - n) };
+        let name = |i: usize| if i < n { parameter(&q, i) } else { format!("a{}", i - n) };
         let exprs = (0..n + m).map(|i| column_at(plan.schema(), i).alias_qualified(Some(q.clone()), name(i)));
         let exprs = exprs.collect();
         let plan = project(plan, exprs)?;
@@ -166,7 +167,7 @@ impl Pass {
             let (right, columns) = self.grouped(rows, Vec::new(), vec![bool_or(row)])?;
             return Ok((cross(plan, right)?, columns[0].clone().is_true()));
         }
-        let domain = Domain::new(outer, base)?;
+        let domain = Domain::new(self, outer, base)?;
         let pushed = self.push(subquery, &domain)?;
         if pushed.missing.is_some() {
             return Ok((plan, lit(true)));
@@ -184,7 +185,7 @@ impl Pass {
     pub(super) fn keys_of(&mut self, pushed: Pushed) -> Result<LogicalPlan> {
         let q = self.fresh();
         let keys = pushed.columns.into_iter().enumerate();
-        let keys = keys.map(|(i, c)| c.alias_qualified(Some(q.clone()), parameter(i))).collect();
+        let keys = keys.map(|(i, c)| c.alias_qualified(Some(q.clone()), parameter(&q, i))).collect();
         project(pushed.plan, keys)
     }
 
@@ -254,7 +255,7 @@ impl Pass {
         if outer.is_empty() {
             return Ok(Rows { plan: subquery, keys: Vec::new(), values: Vec::new(), strict: true });
         }
-        let domain = Domain::new(outer, base)?;
+        let domain = Domain::new(self, outer, base)?;
         let p = self.settled(subquery, &domain)?;
         Ok(Rows { plan: p.plan, keys: p.columns, values: domain.outer.values(), strict: p.strict })
     }
@@ -271,7 +272,7 @@ impl Pass {
         let q = self.fresh();
         let mut exprs = vec![rows.y().alias_qualified(Some(q.clone()), "y")];
         for (i, k) in rows.keys.iter().enumerate() {
-            exprs.push(k.clone().alias_qualified(Some(q.clone()), parameter(i)));
+            exprs.push(k.clone().alias_qualified(Some(q.clone()), parameter(&q, i)));
         }
         let plain = filtered(rows.plan.clone(), vec![rows.y().is_not_null()])?;
         project(plain, exprs)

@@ -1,4 +1,7 @@
-//! `single_row(value, rows)`: the value of a scalar subquery, which has to be its only row.
+//! `single_row(value, rows [, anchor])`: the value of a scalar subquery, which has to be its only row.
+//!
+//! The anchor is a column of the row that asks. It is not looked at: with it the optimizer cannot evaluate the function
+//! for rows of the subquery that nobody asks for.
 
 use std::sync::Arc;
 
@@ -13,7 +16,7 @@ use crate::error::{SqlError, SqlState};
 
 /// The function. Where `rows` is more than one the row cannot be computed (21000), otherwise it is `value`.
 pub(super) fn single_row() -> ScalarUDF {
-    ScalarUDF::from(SingleRow { signature: Signature::new(TypeSignature::Any(2), Volatility::Immutable) })
+    ScalarUDF::from(SingleRow { signature: Signature::new(TypeSignature::VariadicAny, Volatility::Immutable) })
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -35,9 +38,9 @@ impl ScalarUDFImpl for SingleRow {
         let data_type = args.arg_fields.first().map_or(DataType::Null, |f| f.data_type().clone());
         Ok(Arc::new(Field::new(self.name(), data_type, true)))
     }
-    fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let rows = args.args.pop();
-        let (Some(rows), Some(value)) = (rows, args.args.pop()) else {
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let mut arguments = args.args.into_iter();
+        let (Some(value), Some(rows)) = (arguments.next(), arguments.next()) else {
             return Err(DataFusionError::Internal("single_row takes two arguments".into()));
         };
         let rows = arrow::compute::cast(&rows.into_array(args.number_rows)?, &DataType::Int64)?;
