@@ -557,7 +557,7 @@ async fn types_and_values_are_those_of_batch_datafusion() {
         count(DISTINCT s) FILTER (WHERE \"on\"), sum(DISTINCT i), avg(DISTINCT d), bit_and(i),
         bit_or(i) FILTER (WHERE \"on\"), bit_xor(i), var_samp(i), var_pop(DISTINCT i),
         array_agg(i ORDER BY s DESC NULLS FIRST, i), array_agg(DISTINCT i ORDER BY i),
-        first_value(i ORDER BY i DESC NULLS FIRST) FILTER (WHERE \"on\"), last_value(i IGNORE NULLS ORDER BY i),
+        first_value(i ORDER BY i DESC NULLS FIRST) FILTER (WHERE \"on\"), last_value(i ORDER BY i) IGNORE NULLS,
         mode() WITHIN GROUP (ORDER BY i DESC) FROM t GROUP BY k, t";
     let context = SessionContext::new_with_state(millstream_sql::session::session_state(1));
     context.register_batch("t", z.rows.clone()).expect("registers");
