@@ -234,6 +234,21 @@ fn table_function(factor: &mut TableFactor) {
             };
         }
     }
+    // A series of constants is a table function of DataFusion, with a name of its own for its column.
+    if let TableFactor::Table { name, args: Some(_), alias, .. } | TableFactor::Function { name, alias, .. } = factor
+        && let word = name.to_string().to_lowercase()
+        && SERIES.contains(&word.as_str())
+    {
+        let alias = alias.get_or_insert_with(|| TableAlias {
+            explicit: true,
+            name: Ident::new(word),
+            columns: Vec::new(),
+            at: None,
+        });
+        if alias.columns.is_empty() {
+            alias.columns.push(TableAliasColumnDef { name: alias.name.clone(), data_type: None });
+        }
+    }
     let TableFactor::UNNEST { alias, array_exprs, with_ordinality, .. } = factor else { return };
     // The column of a function of one column is called like the function's alias.
     if let (Some(TableAlias { name, columns, .. }), [_]) = (alias.as_mut(), array_exprs.as_slice()) {
