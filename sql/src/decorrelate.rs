@@ -23,16 +23,17 @@ mod value;
 
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, NullEquality, TableReference};
+use datafusion::common::{Column, DFSchema, NullEquality, ScalarValue, TableReference};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::logical_plan::{
     Aggregate, Distinct, DistinctOn, EmptyRelation, Filter, Join, JoinConstraint, Projection, Sort, Union, Values,
     Window,
 };
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{Expr, ExprSchemable, JoinType, LogicalPlan};
+use datafusion::logical_expr::{Expr, ExprSchemable, JoinType, LogicalPlan, lit};
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 
@@ -258,6 +259,16 @@ fn rename(plan: LogicalPlan, from: usize, schema: &DFSchema) -> Result<LogicalPl
     project(plan, exprs)
 }
 
+/// A value to group by: -0.0 and 0.0 are equal to a join, and must not be two groups then.
+fn grouped_value(e: Expr, data_type: &DataType) -> Result<Expr> {
+    Ok(match data_type {
+        DataType::Float16 | DataType::Float32 | DataType::Float64 => {
+            e.unalias() + lit(ScalarValue::new_zero(data_type)?)
+        }
+        _ => e,
+    })
+}
+
 /// `plan` where all of `predicates` are true.
 fn filtered(plan: LogicalPlan, predicates: Vec<Expr>) -> Result<LogicalPlan> {
     match conjunction(predicates) {
@@ -302,7 +313,7 @@ impl On {
             NullEquality::NullEqualsNull
         };
         if equal.is_empty() && filter.is_none() && kind != JoinType::Inner {
-            filter = Some(datafusion::logical_expr::lit(true));
+            filter = Some(lit(true));
         }
         let (left, right) = (Arc::new(left), Arc::new(right));
         let join = Join::try_new(left, right, equal, filter, kind, JoinConstraint::On, null_equality, false)?;

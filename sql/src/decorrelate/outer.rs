@@ -7,9 +7,9 @@ use datafusion::common::{Column, DFSchema, TableReference};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr_rewriter::strip_outer_reference;
 use datafusion::logical_expr::logical_plan::Distinct;
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::{Expr, ExprSchemable as _, LogicalPlan};
 
-use super::{Pass, columns_of, project, unsupported};
+use super::{Pass, columns_of, grouped_value, project, unsupported};
 
 /// The parameters of one subquery.
 pub(super) struct Outer {
@@ -136,9 +136,12 @@ impl Domain {
     /// The values that `outer` takes in `relation`.
     pub(super) fn new(pass: &mut Pass, outer: Outer, relation: &LogicalPlan) -> Result<Self> {
         let q = pass.fresh();
-        let values = outer.values().into_iter().enumerate();
-        let values = values.map(|(i, e)| e.alias_qualified(Some(q.clone()), parameter(&q, i)));
-        let values = project(relation.clone(), values.collect())?;
+        let mut values = Vec::with_capacity(outer.len());
+        for (i, e) in outer.values().into_iter().enumerate() {
+            let data_type = e.get_type(relation.schema())?;
+            values.push(grouped_value(e, &data_type)?.alias_qualified(Some(q.clone()), parameter(&q, i)));
+        }
+        let values = project(relation.clone(), values)?;
         Ok(Self { outer, source: LogicalPlan::Distinct(Distinct::All(Arc::new(values))) })
     }
 

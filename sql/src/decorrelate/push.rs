@@ -11,11 +11,13 @@ use datafusion::logical_expr::logical_plan::{
     Aggregate, Distinct, DistinctOn, Extension, Limit, Projection, SubqueryAlias, Union, Unnest, Window,
 };
 use datafusion::logical_expr::utils::split_conjunction_owned;
-use datafusion::logical_expr::{Expr, ExprFunctionExt as _, JoinType, LogicalPlan, lit, when};
+use datafusion::logical_expr::{Expr, ExprFunctionExt as _, ExprSchemable as _, JoinType, LogicalPlan, lit, when};
 
 use super::outer::{Domain, parameter};
 use super::set_op::SetOp;
-use super::{On, Pass, column_at, columns_of, cross, filtered, named, project, unsupported, values_as_union};
+use super::{
+    On, Pass, column_at, columns_of, cross, filtered, grouped_value, named, project, unsupported, values_as_union,
+};
 
 /// A subquery's rows for each value of its parameters.
 pub(super) struct Pushed {
@@ -195,9 +197,12 @@ impl Pass {
         let own = columns_of(input.schema());
         let width = own.len();
         let q = self.fresh();
-        let parameters = inner.into_iter().enumerate();
-        let parameters = parameters.map(|(i, e)| e.unalias().alias_qualified(Some(q.clone()), parameter(&q, i)));
-        let plan = project(filtered(input, plain)?, own.into_iter().chain(parameters).collect())?;
+        let mut exprs = own;
+        for (i, e) in inner.into_iter().enumerate() {
+            let data_type = e.get_type(input.schema())?;
+            exprs.push(grouped_value(e.unalias(), &data_type)?.alias_qualified(Some(q.clone()), parameter(&q, i)));
+        }
+        let plan = project(filtered(input, plain)?, exprs)?;
         let columns = (width..width + outer.len()).map(|i| column_at(plan.schema(), i)).collect();
         Ok(Pushed { plan, columns, strict: true, missing: None })
     }

@@ -19,7 +19,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
-use super::{column_at, filtered, named, project};
+use super::{column_at, filtered, grouped_value, named, project};
 pub(crate) use crate::plan::SetOpKind;
 
 const MARKER: &str = "__set_op";
@@ -60,7 +60,11 @@ impl SetOp {
     fn expanded(&self) -> Result<LogicalPlan> {
         let width = self.schema.fields().len();
         let side = |plan: &LogicalPlan, l: i64, r: i64| -> Result<LogicalPlan> {
-            let mut exprs: Vec<Expr> = (0..width).map(|i| column_at(plan.schema(), i).alias(format!("c{i}"))).collect();
+            let mut exprs = Vec::with_capacity(width + 2);
+            for i in 0..width {
+                let e = grouped_value(column_at(plan.schema(), i), plan.schema().field(i).data_type())?;
+                exprs.push(e.alias(format!("c{i}")));
+            }
             exprs.push(lit(l).alias("l"));
             exprs.push(lit(r).alias("r"));
             project(plan.clone(), exprs)

@@ -17,7 +17,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable, JoinType, LogicalPlan, Opera
 
 use super::outer::{Domain, Outer, parameter};
 use super::push::{Pushed, or_default};
-use super::{On, Pass, column_at, columns_of, cross, filtered, is_subquery, project};
+use super::{On, Pass, column_at, columns_of, cross, filtered, grouped_value, is_subquery, project};
 use crate::functions::single_row;
 
 impl Pass {
@@ -270,7 +270,8 @@ impl Pass {
 
     pub(super) fn not_null_rows(&mut self, rows: &Rows) -> Result<LogicalPlan> {
         let q = self.fresh();
-        let mut exprs = vec![rows.y().alias_qualified(Some(q.clone()), "y")];
+        let y = grouped_value(rows.y(), rows.plan.schema().field(0).data_type())?;
+        let mut exprs = vec![y.alias_qualified(Some(q.clone()), "y")];
         for (i, k) in rows.keys.iter().enumerate() {
             exprs.push(k.clone().alias_qualified(Some(q.clone()), parameter(&q, i)));
         }
