@@ -26,6 +26,8 @@ pub(super) fn functions() -> Vec<AggregateUDF> {
         sliding("bool_or", bool_and_or::bool_or_udaf(), Sliding::Or),
         sliding("bit_and", bit_and_or_xor::bit_and_udaf(), Sliding::BitAnd),
         sliding("bit_or", bit_and_or_xor::bit_or_udaf(), Sliding::BitOr),
+        // Without the defects of its DISTINCT.
+        named("bit_xor", bit_and_or_xor::bit_xor_udaf(), false),
         // Any value will do, so it is the same in every run and every view.
         named("any_value", min_max::min_udaf(), false),
         // What others estimate is exact here: a view could not take an estimate back.
@@ -98,10 +100,14 @@ impl AggregateUDFImpl for Named {
         }
     }
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        self.inner.state_fields(StateFieldsArgs { is_distinct: args.is_distinct || self.distinct, ..args })
+        let fields =
+            self.inner.state_fields(StateFieldsArgs { is_distinct: args.is_distinct || self.distinct, ..args })?;
+        // A group without values may have no state.
+        Ok(fields.into_iter().map(|f| Arc::new(f.as_ref().clone().with_nullable(true))).collect())
     }
     fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
-        self.inner.groups_accumulator_supported(self.args(args))
+        let args = self.args(args);
+        !args.is_distinct && self.inner.groups_accumulator_supported(args)
     }
     fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
         self.inner.create_groups_accumulator(self.args(args))

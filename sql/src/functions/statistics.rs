@@ -38,13 +38,21 @@ pub(super) fn functions() -> Vec<AggregateUDF> {
         (Stat::RegrSyy, regr::regr_syy_udaf()),
         (Stat::RegrSxy, regr::regr_sxy_udaf()),
     ];
-    inner.into_iter().map(|(stat, inner)| AggregateUDF::from(Statistic { stat, inner })).collect()
+    let one = |(stat, inner): (Stat, Arc<AggregateUDF>)| {
+        let mut aliases = inner.aliases().to_vec();
+        if stat == Stat::VarSamp {
+            aliases.push("variance".to_owned());
+        }
+        AggregateUDF::from(Statistic { stat, aliases, inner })
+    };
+    inner.into_iter().map(one).collect()
 }
 
 /// Names and documentation come from DataFusion's function.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Statistic {
     stat: Stat,
+    aliases: Vec<String>,
     inner: Arc<AggregateUDF>,
 }
 
@@ -53,7 +61,7 @@ impl AggregateUDFImpl for Statistic {
         self.inner.name()
     }
     fn aliases(&self) -> &[String] {
-        self.inner.aliases()
+        &self.aliases
     }
     fn signature(&self) -> &Signature {
         self.inner.signature()

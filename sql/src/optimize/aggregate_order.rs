@@ -46,7 +46,12 @@ fn open(e: &Expr) -> Option<&AggregateFunction> {
 
 fn ordered(e: &Expr) -> Result<Expr> {
     let Some(f) = open(e) else { return Ok(e.clone()) };
-    if f.params.distinct && !f.params.order_by.iter().all(|by| f.params.args.contains(&by.expr)) {
+    // An argument may have been cast to the type that the function takes.
+    let is_argument = |by: &Expr| {
+        let same = |arg: &Expr| arg == by || matches!(arg, Expr::Cast(c) if c.expr.as_ref() == by);
+        f.params.args.iter().any(same)
+    };
+    if f.params.distinct && !f.params.order_by.iter().all(|by| is_argument(&by.expr)) {
         let message = "in an aggregate with DISTINCT, ORDER BY expressions must appear in argument list";
         return Err(DataFusionError::External(Box::new(SqlError::new(SqlState("42P10"), message))));
     }
