@@ -242,7 +242,7 @@ async fn values_from_the_environment_reach_the_source_and_nobody_else() {
     let place = files.path().to_str().expect("utf8").to_owned();
     let known = place.clone();
     let environment: millstream::coord::Environment =
-        std::sync::Arc::new(move |n| (n == "PLACE").then(|| known.clone()));
+        std::sync::Arc::new(move |n: &str| (n == "PLACE").then(|| known.clone()));
     let engine = Engine::open(EngineOptions { environment, ..options("memory://") }).await.expect("opens");
     let mut s = engine.session();
     run(&mut s, "CREATE STREAM f (k BIGINT) WITH (connector = 'file', path = '${PLACE}/s.ndjson')").await;
@@ -433,10 +433,10 @@ async fn indexes_and_keys_narrow_reads_and_give_the_same_rows() {
     let mut expected = Vec::new();
     for (q, index) in queries {
         let plan = rows(&mut s, &format!("EXPLAIN {q}")).await;
-        let line = plan.iter().find(|l| l.starts_with("SELECT reads by index"));
+        let lines: Vec<&String> = plan.iter().filter(|l| l.starts_with("SELECT reads by index")).collect();
         match index {
-            Some(i) => assert!(line.is_some_and(|l| l.contains(i)), "{q}: {plan:?}"),
-            None => assert!(line.is_none(), "{q}: {plan:?}"),
+            Some(i) => assert!(lines.iter().any(|l| l.contains(i)), "{q}: {plan:?}"),
+            None => assert!(lines.is_empty(), "{q}: {plan:?}"),
         }
         expected.push(rows(&mut s, q).await);
     }

@@ -181,8 +181,9 @@ mod tests {
 
     #[test]
     fn variables_are_replaced_and_never_shown() {
-        let environment: Environment =
-            std::sync::Arc::new(|n| (n == "PW").then(|| "hunter2".to_owned()).or((n == "H").then(|| "h".to_owned())));
+        let environment: Environment = std::sync::Arc::new(|n: &str| {
+            (n == "PW").then(|| "hunter2".to_owned()).or((n == "H").then(|| "h".to_owned()))
+        });
         let (out, replaced) = substitute(&options(&[("a", "x-${PW}-${H}"), ("b", "${open")]), &environment).unwrap();
         assert_eq!((out["a"].as_str(), out["b"].as_str()), ("x-hunter2-h", "${open"));
         let e = hide(Error::internal("no host x-hunter2"), &replaced);

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Field, Schema};
 use datafusion::logical_expr::Expr;
 use millstream_sql::plan::{IncOp, RelationId};
 use millstream_sql::statement::CreateView;
@@ -208,7 +208,7 @@ fn check_columns(
             let field = old.schema.field(*column);
             let detail = match new.field_with_name(field.name()) {
                 Err(_) => format!("It uses column \"{}\", which the new view does not have.", field.name()),
-                Ok(f) if f.data_type() != field.data_type() => format!(
+                Ok(f) if !same_type(f, field) => format!(
                     "It uses column \"{}\" of type {}, which is of type {} in the new view.",
                     field.name(),
                     millstream_sql::types::display_name(field.data_type()),
@@ -222,13 +222,19 @@ fn check_columns(
     Ok(())
 }
 
+/// The same type in SQL: text may be stored in more than one way.
+fn same_type(a: &Field, b: &Field) -> bool {
+    let name = |f: &Field| millstream_sql::types::display_name(f.data_type());
+    a.data_type() == b.data_type() || name(a) == name(b)
+}
+
 /// Plans a dependent anew; its columns must come out as they were.
 async fn plan_dependent(context: PlanContext, query: &str, columns: &[String], schema: &Schema) -> Result<ViewPlan> {
     let parsed: Box<Query> = millstream_sql::parse::parse_query(query)?;
     let same = |plan: &ViewPlan| -> Result<()> {
         for (i, f) in schema.fields().iter().enumerate() {
             let now = plan.plan.schema().fields().get(i);
-            if !now.is_some_and(|n| n.name() == f.name() && n.data_type() == f.data_type()) {
+            if !now.is_some_and(|n| n.name() == f.name() && same_type(n, f)) {
                 return Err(Error::new(
                     SqlState::DATATYPE_MISMATCH,
                     match now {

@@ -253,7 +253,9 @@ fn pg_class(relations: &[RelationInfo]) -> Result<Option<Arc<dyn TableProvider>>
     let all: Vec<&RelationInfo> = relations.iter().collect();
     let n = all.len() + indexes.len();
     // Relations, then their indexes.
-    let both = |a: Vec<i32>, b: &dyn Fn(&IndexRow<'_>) -> i32| a.into_iter().chain(indexes.iter().map(b)).collect();
+    let both = |a: Vec<i32>, b: &dyn Fn(&IndexRow<'_>) -> i32| -> Vec<i32> {
+        a.into_iter().chain(indexes.iter().map(b)).collect()
+    };
     let texts = |a: Vec<String>, b: &dyn Fn(&IndexRow<'_>) -> String| -> Vec<String> {
         a.into_iter().chain(indexes.iter().map(b)).collect()
     };
