@@ -107,7 +107,11 @@ impl ScalarUDFImpl for CastFunction {
         "cast"
     }
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        Ok(args.first().map_or_else(|| self.name().to_owned(), |e| e.schema_name().to_string()))
+        // Not the name of the value: a projection may have both.
+        Ok(match args {
+            [value, Expr::Literal(to, _)] => format!("CAST({} AS {})", value.schema_name(), to.data_type()),
+            _ => self.name().to_owned(),
+        })
     }
     fn signature(&self) -> &Signature {
         &self.signature

@@ -66,7 +66,7 @@ pub(super) fn assign(query: &mut Query, clashes: Clashes) -> bool {
     let mut namer = Namer { clashes, beside: false };
     // The visitor never breaks.
     let _ = query.visit(&mut namer);
-    namer.set(&mut query.body);
+    namer.query(query);
     namer.beside
 }
 
@@ -80,20 +80,36 @@ impl VisitorMut for Namer {
 
     fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
         if let TableFactor::Derived { subquery, .. } = factor {
-            self.set(&mut subquery.body);
+            self.query(subquery);
         }
         ControlFlow::Continue(())
     }
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
         for cte in query.with.iter_mut().flat_map(|w| &mut w.cte_tables) {
-            self.set(&mut cte.query.body);
+            self.query(&mut cte.query);
         }
         ControlFlow::Continue(())
     }
 }
 
 impl Namer {
+    fn query(&mut self, query: &mut Query) {
+        self.set(&mut query.body);
+        // SELECT DISTINCT is ordered by its columns: an expression that is one of them is called by its name.
+        let SetExpr::Select(select) = query.body.as_ref() else { return };
+        let Some(ast::OrderByKind::Expressions(order)) = query.order_by.as_mut().map(|o| &mut o.kind) else { return };
+        if !matches!(select.distinct, Some(ast::Distinct::Distinct)) {
+            return;
+        }
+        for item in &select.projection {
+            let SelectItem::ExprWithAlias { expr, alias } = item else { continue };
+            for o in order.iter_mut().filter(|o| o.expr == *expr && qualifier(expr).is_none()) {
+                o.expr = Expr::Identifier(alias.clone());
+            }
+        }
+    }
+
     fn set(&mut self, body: &mut SetExpr) {
         match body {
             SetExpr::Select(select) => self.select(select),
@@ -101,7 +117,7 @@ impl Namer {
                 self.set(left);
                 self.set(right);
             }
-            SetExpr::Query(query) => self.set(&mut query.body),
+            SetExpr::Query(query) => self.query(query),
             _ => {}
         }
     }

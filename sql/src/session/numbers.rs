@@ -31,6 +31,7 @@ use sqlparser::ast;
 use super::from_datafusion;
 use crate::error::Result;
 use crate::functions::arithmetic::{Arithmetic, negate, operands};
+use crate::functions::cast::as_cast;
 use crate::functions::datetime::extract;
 use crate::types::{timestamp, timestamptz};
 
@@ -439,9 +440,9 @@ fn union(u: Union) -> DfResult<Transformed<LogicalPlan>> {
 fn values(v: Values) -> DfResult<Transformed<LogicalPlan>> {
     let empty = DFSchema::empty();
     // DataFusion has cast every value to the common type it chose.
-    let bare = |e: &Expr| match e {
-        Expr::Cast(c) if c.field.data_type().is_decimal() => c.expr.as_ref().clone(),
-        other => other.clone(),
+    let bare = |e: &Expr| match as_cast(e.clone()) {
+        Ok(Expr::Cast(c)) | Err(Expr::Cast(c)) if c.field.data_type().is_decimal() => c.expr.as_ref().clone(),
+        _ => e.clone(),
     };
     let mut mixed = Vec::new();
     for (i, field) in v.schema.fields().iter().enumerate() {

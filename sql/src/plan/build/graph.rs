@@ -1,6 +1,6 @@
 //! Adding nodes: hash-consing, fusing of maps, exchanges, changelog kinds.
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::logical_expr::{Expr, lit};
 
@@ -155,8 +155,14 @@ impl Builder<'_> {
             e.compile(&input_schema).map_err(|e| Fail::Error(from_datafusion(e)))?;
         }
         let width = input_schema.fields().len();
+        // Other names alone are no work, where the operator below names its own columns.
+        let named = !matches!(
+            self.node(input).op,
+            IncOp::Source { .. } | IncOp::Values { .. } | IncOp::Union | IncOp::Exchange { .. }
+        );
         let exprs = exprs.filter(|e| {
-            let same_names = input_schema.fields().iter().zip(schema.fields()).all(|(a, b)| a.name() == b.name());
+            let same = |(a, b): (&FieldRef, &FieldRef)| a.name() == b.name();
+            let same_names = named || input_schema.fields().iter().zip(schema.fields()).all(same);
             let identity = e.len() == width && e.iter().enumerate().all(|(i, e)| e.as_column() == Some(i));
             !(identity && same_names)
         });
