@@ -219,7 +219,8 @@ fn table_function(factor: &mut TableFactor) {
         let word = name.to_string().to_lowercase();
         let lists = if word == "unnest" {
             args.iter().map(argument).collect()
-        } else if SERIES.contains(&word.as_str()) && (with_ordinality || args.iter().any(reads_columns)) {
+        } else if SERIES.contains(&word.as_str()) && (with_ordinality || short(&args) || args.iter().any(reads_columns))
+        {
             Some(vec![function(name, args)])
         } else {
             None
@@ -279,6 +280,23 @@ fn table_function(factor: &mut TableFactor) {
         array_exprs.push(numbers);
         *with_ordinality = false;
     }
+}
+
+/// A series of constants that may as well be a list: views know lists, and not DataFusion's table functions.
+fn short(args: &[FunctionArg]) -> bool {
+    const ELEMENTS_MAX: u64 = 65_536;
+    fn whole(e: &Expr) -> Option<i64> {
+        match e {
+            Expr::Value(v) => match &v.value {
+                Value::Number(text, _) => text.parse().ok(),
+                _ => None,
+            },
+            Expr::UnaryOp { op: UnaryOperator::Minus, expr } => whole(expr).and_then(i64::checked_neg),
+            _ => None,
+        }
+    }
+    let bounds: Option<Vec<i64>> = args.iter().map(|a| argument(a).as_ref().and_then(whole)).collect();
+    matches!(bounds.as_deref(), Some([from, to, ..]) if from.abs_diff(*to) < ELEMENTS_MAX)
 }
 
 fn argument(arg: &FunctionArg) -> Option<Expr> {
