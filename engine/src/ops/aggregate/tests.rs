@@ -548,8 +548,12 @@ async fn types_and_values_are_those_of_batch_datafusion() {
     let sql = "SELECT k, t, count(*), count(*) FILTER (WHERE \"on\"), count(i), sum(i), sum(i) FILTER (WHERE \"on\"),
         sum(d), avg(d), sum(f), avg(f), avg(CAST(i AS DOUBLE)), min(i), max(i) FILTER (WHERE \"on\"), min(f), max(f),
         min(s), max(s), max(d), bool_and(b), bool_or(b), min(b), count(DISTINCT f),
-        count(DISTINCT s) FILTER (WHERE \"on\"), sum(DISTINCT i), avg(DISTINCT d) FROM t GROUP BY k, t";
-    let context = SessionContext::new();
+        count(DISTINCT s) FILTER (WHERE \"on\"), sum(DISTINCT i), avg(DISTINCT d), bit_and(i),
+        bit_or(i) FILTER (WHERE \"on\"), bit_xor(i), var_samp(i), var_pop(DISTINCT i),
+        array_agg(i ORDER BY s DESC NULLS FIRST, i), array_agg(DISTINCT i ORDER BY i),
+        first_value(i ORDER BY i DESC NULLS FIRST) FILTER (WHERE \"on\"), last_value(i ORDER BY i) IGNORE NULLS,
+        mode() WITHIN GROUP (ORDER BY i DESC) FROM t GROUP BY k, t";
+    let context = SessionContext::new_with_state(millstream_sql::session::session_state(1));
     context.register_batch("t", z.rows.clone()).expect("registers");
     let batches = context.sql(sql).await.expect("plans").collect().await.expect("runs");
     let theirs: Vec<DataType> = batches[0].schema().fields().iter().skip(2).map(|f| f.data_type().clone()).collect();
