@@ -440,9 +440,9 @@ fn union(u: Union) -> DfResult<Transformed<LogicalPlan>> {
 fn values(v: Values) -> DfResult<Transformed<LogicalPlan>> {
     let empty = DFSchema::empty();
     // DataFusion has cast every value to the common type it chose.
-    let bare = |e: &Expr| match as_cast(e.clone()) {
+    let bare = |e: &Expr| match as_cast(e.clone().unalias()) {
         Ok(Expr::Cast(c)) | Err(Expr::Cast(c)) if c.field.data_type().is_decimal() => c.expr.as_ref().clone(),
-        _ => e.clone(),
+        _ => e.clone().unalias(),
     };
     let mut mixed = Vec::new();
     for (i, field) in v.schema.fields().iter().enumerate() {
