@@ -333,6 +333,18 @@ async fn replacing_a_view_carries_its_dependents_along() {
     run(&mut s, "CREATE OR REPLACE VIEW text AS SELECT k, x * 1000 AS y FROM base").await;
     assert_eq!(rows(&mut s, "SELECT * FROM through").await, ["6000"]);
     assert_eq!(rows(&mut s, "SELECT count(*) FROM ms.jobs").await, ["4"]);
+    // `SELECT *` goes by the names it had, although the types would fit another order.
+    run(
+        &mut s,
+        "CREATE MATERIALIZED VIEW pair AS SELECT x AS a, x * 100 AS b FROM e WHERE x = 3;
+         CREATE MATERIALIZED VIEW star AS SELECT * FROM pair;
+         CREATE VIEW stars AS SELECT * FROM pair;
+         CREATE OR REPLACE MATERIALIZED VIEW pair AS SELECT x * 1000 AS b, x AS a, 1 AS c FROM e WHERE x = 3",
+    )
+    .await;
+    assert_eq!(rows(&mut s, "SELECT * FROM star").await, ["3|3000"]);
+    assert_eq!(rows(&mut s, "SELECT * FROM stars").await, ["3|3000"]);
+    assert_eq!(rows(&mut s, "SELECT a, b FROM star").await, ["3|3000"]);
     drop(s);
     drop(engine);
     let engine = Engine::open(options(&data)).await.expect("opens again");

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema};
+use datafusion::common::Column;
 use datafusion::logical_expr::Expr;
 use millstream_sql::plan::{IncOp, RelationId};
 use millstream_sql::statement::CreateView;
@@ -125,6 +126,7 @@ async fn prepare(
                 .hint(format!("ALTER MATERIALIZED VIEW {} RESUME first.", r.name)));
         }
     }
+    let before = PlanContext::of(session).with_catalog(Arc::new(catalog.clone()));
     let mut next = Catalog::clone(catalog);
     let mut change = Change { catalog: Catalog::default(), built: Vec::new(), texts: Vec::new(), notices: Vec::new() };
     // Old id to new id; a plain view keeps its own.
@@ -158,21 +160,26 @@ async fn prepare(
         if dependent.schema_name == TEMP_SCHEMA {
             continue;
         }
-        let (query, mut columns) = match &dependent.body {
-            Body::View { query, columns } => (query.clone(), columns.clone()),
+        let (query, materialized) = match &dependent.body {
+            Body::View { query, .. } => (query.clone(), false),
             Body::MaterializedView { query, plan } => {
                 check_columns(old, &root_schema, &dependent, plan)?;
-                (query.clone(), Vec::new())
+                (query.clone(), true)
             }
             _ => continue,
         };
-        let materialized = matches!(dependent.body, Body::MaterializedView { .. });
-        if materialized {
-            columns = dependent.schema.fields().iter().map(|f| f.name().clone()).collect();
-        }
         let context = PlanContext::of(session).with_catalog(Arc::new(next.clone()));
-        let fits = plan_dependent(context, &query, &columns, &dependent.schema).await;
-        let planned = fits.map_err(|e| cannot(old, &dependent, format!("{}.", e.message)))?;
+        let fits = plan_dependent(&before, context, &query, &dependent.schema).await;
+        let (planned, picked) = fits.map_err(|e| cannot(old, &dependent, format!("{}.", e.message)))?;
+        let query = match picked {
+            // The text must keep to the columns it had, too.
+            Some(columns) => {
+                let quote = |s: &String| format!("\"{}\"", s.replace('"', "\"\""));
+                let columns: Vec<String> = columns.iter().map(quote).collect();
+                format!("SELECT {} FROM ({query}) AS {}", columns.join(", "), quote(&dependent.name))
+            }
+            None => query,
+        };
         let mut edition = Relation::clone(&dependent);
         edition.inputs = planned.inputs;
         edition.meta.named = planned.named;
@@ -184,6 +191,9 @@ async fn prepare(
             next.remove(*id);
             change.built.push(Edition { old: *id, new: Arc::new(edition.clone()) });
         } else {
+            if let Body::View { query: text, .. } = &mut edition.body {
+                *text = query;
+            }
             change.texts.push(Arc::new(edition.clone()));
         }
         next.insert(edition);
@@ -228,42 +238,45 @@ fn same_type(a: &Field, b: &Field) -> bool {
     a.data_type() == b.data_type() || name(a) == name(b)
 }
 
-/// Plans a dependent anew; its columns must come out as they were.
-async fn plan_dependent(context: PlanContext, query: &str, columns: &[String], schema: &Schema) -> Result<ViewPlan> {
+/// Names of the columns of a query as it is written.
+async fn columns_of(context: &PlanContext, query: &Query, text: &str) -> Result<Vec<Column>> {
+    Ok(context.plan(query, text).await?.plan.schema().columns())
+}
+
+/// Plans a dependent anew; its columns must come out as they were. `SELECT *` may give more columns than it did, in another
+/// order: then those there were are taken by their names, and the second part names them.
+async fn plan_dependent(
+    before: &PlanContext,
+    after: PlanContext,
+    query: &str,
+    schema: &Schema,
+) -> Result<(ViewPlan, Option<Vec<String>>)> {
     let parsed: Box<Query> = millstream_sql::parse::parse_query(query)?;
-    let same = |plan: &ViewPlan| -> Result<()> {
-        for (i, f) in schema.fields().iter().enumerate() {
-            let now = plan.plan.schema().fields().get(i);
-            if !now.is_some_and(|n| n.name() == f.name() && same_type(n, f)) {
-                return Err(Error::new(
-                    SqlState::DATATYPE_MISMATCH,
-                    match now {
-                        Some(n) if n.name() == f.name() => format!("its column \"{}\" would change its type", f.name()),
-                        _ => format!("its column \"{}\" would be another one", f.name()),
-                    },
-                ));
-            }
+    let (was, is) = (columns_of(before, &parsed, query).await?, columns_of(&after, &parsed, query).await?);
+    let names: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
+    let as_it_was = was.len() == is.len() && was.iter().zip(&is).all(|(a, b)| a.name == b.name);
+    let (plan, picked) = if as_it_was {
+        (plan_in(after, &parsed, query, &names).await?, None)
+    } else {
+        let mut keep = Vec::new();
+        for (old, name) in was.iter().zip(&names) {
+            let mut found = is.iter().filter(|c| c.name == old.name);
+            let (Some(now), None) = (found.next(), found.next()) else {
+                let message = format!("its column \"{name}\" is not there any more, or not the only one of its name");
+                return Err(Error::new(SqlState::UNDEFINED_COLUMN, message));
+            };
+            keep.push(Expr::Column(now.clone()).alias(name));
         }
-        Ok(())
+        let picked = was.into_iter().map(|c| c.name).collect();
+        (super::ddl::plan_projected(after, &parsed, query, keep).await?, Some(picked))
     };
-    let first = plan_in(context.clone(), &parsed, query, columns).await;
-    match first {
-        Ok(plan) if plan.plan.schema().fields().len() == schema.fields().len() => {
-            same(&plan)?;
-            Ok(plan)
-        }
-        // `SELECT *` that takes in more than it did: the view keeps the columns it has.
-        _ => {
-            let keep: Vec<Expr> = schema
-                .fields()
-                .iter()
-                .map(|f| Expr::Column(datafusion::common::Column::new_unqualified(f.name())))
-                .collect();
-            let plan = super::ddl::plan_projected(context, &parsed, query, keep).await?;
-            same(&plan)?;
-            Ok(plan)
+    for (i, f) in schema.fields().iter().enumerate() {
+        if !plan.plan.schema().fields().get(i).is_some_and(|n| n.name() == f.name() && same_type(n, f)) {
+            let message = format!("its column \"{}\" would change its type", f.name());
+            return Err(Error::new(SqlState::DATATYPE_MISMATCH, message));
         }
     }
+    Ok((plan, picked))
 }
 
 /// Indexes go on over the columns of their names.
