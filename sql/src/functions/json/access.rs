@@ -105,7 +105,7 @@ fn step<'a>(text: &'a str, step: &str) -> RowResult<&'a str> {
     }
 }
 
-fn walk<'a>(text: &'a str, path: impl Iterator<Item = Option<String>>) -> RowResult<&'a str> {
+fn walk(text: &str, path: impl Iterator<Item = Option<String>>) -> RowResult<&str> {
     let mut at = text;
     for part in path {
         let Some(part) = part else { return Ok(None) };
