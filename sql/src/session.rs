@@ -69,6 +69,8 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     // Later registrations win: ours replace the default ones of the same name.
     builder.aggregate_functions().get_or_insert_default().extend(functions::aggregates());
     builder.scalar_functions().get_or_insert_default().extend(functions::scalars());
+    let optimizer = builder.optimizer().get_or_insert_default();
+    optimizer.rules = crate::optimize::guarded(std::mem::take(&mut optimizer.rules));
     builder.build()
 }
 

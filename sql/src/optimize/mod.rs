@@ -4,6 +4,7 @@
 //! (`push_down_limit`), that hide operators we run natively (`replace_distinct_aggregate`, unions), or that only move
 //! cheap expressions about. `now()` is not folded: the optimizer is told no query start time.
 
+mod push_down_filter;
 mod scalar_subquery;
 
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
+
+pub use push_down_filter::guarded;
 
 /// Rules of DataFusion that do not apply to views.
 const DROPPED: &[&str] = &[
@@ -48,7 +51,7 @@ pub fn analyze(state: &SessionState, plan: LogicalPlan) -> Result<LogicalPlan, D
 
 /// Optimises an analysed plan with the rules for views.
 pub fn optimize(state: &SessionState, plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
-    Optimizer::with_rules(view_rules()).optimize(plan, &ViewConfig { state }, |_, _| {})
+    Optimizer::with_rules(guarded(view_rules())).optimize(plan, &ViewConfig { state }, |_, _| {})
 }
 
 /// The session's configuration, without a clock.
