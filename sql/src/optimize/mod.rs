@@ -1,6 +1,6 @@
 //! The optimizer rule lists: one for SELECT, one for views.
 //!
-//! Both are DataFusion's list with one rule made safe ([`cross_join`]). A SELECT gets its set operations expanded. The
+//! Both are DataFusion's list with two rules made safe ([`cross_join`], [`push_down_filter`]). A SELECT gets its set operations expanded. The
 //! list for views is without the rules that change which rows a query gives when the order is not total
 //! (`push_down_limit`), that hide operators we run natively (`replace_distinct_aggregate`, unions), or that only move
 //! cheap expressions about. `now()` is not folded there: the optimizer is told no query start time.
@@ -8,6 +8,7 @@
 mod aggregate_order;
 mod cross_join;
 mod distinct_on;
+mod push_down_filter;
 mod row_order;
 
 use std::sync::Arc;
@@ -48,7 +49,7 @@ pub fn batch_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 }
 
 fn safe_rules() -> impl Iterator<Item = Arc<dyn OptimizerRule + Send + Sync>> {
-    let rules = Optimizer::new().rules.into_iter().map(|rule| match rule.name() {
+    let rules = push_down_filter::guarded(Optimizer::new().rules).into_iter().map(|rule| match rule.name() {
         "eliminate_cross_join" => Arc::new(cross_join::EliminateCrossJoinByEquality::default()),
         _ => rule,
     });

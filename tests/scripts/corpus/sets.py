@@ -37,6 +37,7 @@ def topics():
           "SELECT DISTINCT ON (region, product) region, product, id FROM sales ORDER BY region, product, id DESC"]
     tops = {
         "distinct_on": on,
+        "filter_above_distinct_on": [f"SELECT * FROM ({q}) x WHERE {c}" for q, c in zip(on, ("qty > 5", "price > 2", "id < 8"))],
         "order_by_limit": ["SELECT id, qty FROM sales ORDER BY qty DESC NULLS LAST, id LIMIT 3", "SELECT id, price FROM sales ORDER BY price, id LIMIT 4",
                            "SELECT id, region FROM sales ORDER BY region NULLS FIRST, id DESC LIMIT 5", "SELECT id FROM sales ORDER BY score + qty, id LIMIT 2",
                            "SELECT id, at FROM sales ORDER BY at DESC NULLS LAST, id LIMIT 3"],
