@@ -123,7 +123,7 @@ fn words(sql: &str) -> Vec<String> {
 fn redefines(sql: &str) -> bool {
     let words = words(sql);
     let word = |i: usize| words.get(i).map_or("", String::as_str);
-    ["DROP", "ALTER", "SET"].contains(&word(0))
+    ["DROP", "ALTER", "PAUSE", "RESUME", "SET"].contains(&word(0))
         || word(0) == "CREATE" && word(1) == "OR"
         || sql.trim_start().starts_with("--")
 }
