@@ -77,7 +77,7 @@ async fn a_paused_view_stands_still_and_catches_up_after_a_restart() {
     .await;
     run(&mut s, "ALTER MATERIALIZED VIEW j PAUSE; ALTER MATERIALIZED VIEW m PAUSE").await;
     let status = rows(&mut s, "SELECT name, status FROM ms.jobs").await;
-    assert_eq!(status, ["follows|running", "j|paused", "jj|paused", "m|paused", "other|running"]);
+    assert_eq!(status, ["follows|running", "jj|paused", "j|paused", "m|paused", "other|running"]);
     // Others go on, and a checkpoint does not wait for it.
     run(&mut s, "INSERT INTO t VALUES (3, 3); UPDATE t SET k = 2 WHERE id = 1; INSERT INTO logged VALUES (2), (3)")
         .await;
@@ -324,7 +324,7 @@ async fn replacing_a_view_carries_its_dependents_along() {
     assert!(rows(&mut s, "EXPLAIN SELECT * FROM base WHERE k = 'A'").await.iter().any(|l| l.contains("by_k")));
     // What is used must stay.
     let (code, text) = fails(&mut s, "CREATE OR REPLACE MATERIALIZED VIEW base AS SELECT x FROM e").await;
-    assert!(code == "2BP01" && text.contains("\"sums\"") && text.contains("\"k\""), "{text}");
+    assert!(code == "2BP01" && text.contains("depends on it") && text.contains("\"k\""), "{text}");
     let (code, text) = fails(&mut s, "CREATE OR REPLACE MATERIALIZED VIEW base AS SELECT k, 'x' AS x FROM e").await;
     assert!(code == "2BP01" && text.contains("\"x\""), "{text}");
     let (code, _) = fails(&mut s, "CREATE OR REPLACE MATERIALIZED VIEW base AS SELECT k, s AS x FROM sums").await;

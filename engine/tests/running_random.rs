@@ -121,9 +121,9 @@ impl Case {
         let name = VIEWS[view].0;
         match rng.below(16) {
             0..=3 => {
-                let rows: Vec<String> = (0..1 + rng.below(4))
-                    .map(|_| format!("({}, {}, {})", rng.below(12), rng.below(4), rng.below(9)))
-                    .collect();
+                let ids: std::collections::BTreeSet<u64> = (0..1 + rng.below(4)).map(|_| rng.below(12)).collect();
+                let row = |id: &u64| format!("({id}, {}, {})", rng.below(4), rng.below(9));
+                let rows: Vec<String> = ids.iter().map(row).collect();
                 self.run(format!(
                     "INSERT INTO t VALUES {} ON CONFLICT (id) DO UPDATE SET k = excluded.k, x = excluded.x",
                     rows.join(", ")

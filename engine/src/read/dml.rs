@@ -548,6 +548,14 @@ fn resolve_keys(
         let taken = last.contains_key(&key) || old_by_key.contains_key(&key);
         match conflict {
             OnConflict::Error if taken => return Err(duplicate(relation, &rows, i)),
+            // Which of the two rows stays would depend on their order.
+            OnConflict::Update(_) if last.contains_key(&key) => {
+                return Err(Error::new(
+                    SqlState("21000"),
+                    "ON CONFLICT DO UPDATE command cannot affect row a second time",
+                )
+                .hint("Give each key once in one statement."));
+            }
             OnConflict::DoNothing if taken => {}
             _ => drop(last.insert(key, i)),
         }

@@ -171,6 +171,7 @@ async fn prepare(
         let context = PlanContext::of(session).with_catalog(Arc::new(next.clone()));
         let fits = plan_dependent(&before, context, &query, &dependent.schema).await;
         let (planned, picked) = fits.map_err(|e| cannot(old, &dependent, format!("{}.", e.message)))?;
+        let written = query.clone();
         let query = match picked {
             // The text must keep to the columns it had, too.
             Some(columns) => {
@@ -181,6 +182,11 @@ async fn prepare(
             None => query,
         };
         let mut edition = Relation::clone(&dependent);
+        if query != written
+            && let Some(at) = edition.definition.rfind(written.as_str())
+        {
+            edition.definition.replace_range(at..at + written.len(), &query);
+        }
         edition.inputs = planned.inputs;
         edition.meta.named = planned.named;
         if materialized {
