@@ -153,10 +153,7 @@ impl Pass {
         outer: &Outer,
         x: Option<&Expr>,
     ) -> Result<Option<(LogicalPlan, Vec<Expr>)>> {
-        let mut y = match x {
-            Some(_) => Some(super::column_at(subquery.schema(), 0)),
-            None => None,
-        };
+        let mut y = x.map(|_| super::column_at(subquery.schema(), 0));
         let mut plan = subquery;
         loop {
             plan = match plan {
