@@ -259,15 +259,11 @@ impl Pass<'_> {
             Err(e) => return wanted.iter().map(|(sql, _)| (sql.clone(), Err(e.to_string()))).collect(),
         };
         let done = join_all(texts.iter().map(|(_, text)| client.simple_query(text))).await;
-        let named = wanted.iter().zip(&texts).zip(done);
-        let result =
-            |((wanted, text), done): ((&(String, usize), &(String, String)), Result<_, tokio_postgres::Error>)| {
-                (
-                    wanted.0.clone(),
-                    done.map(|_: Vec<SimpleQueryMessage>| text.0.clone()).map_err(|e| Failure::from(e).to_string()),
-                )
-            };
-        named.map(result).collect()
+        let mut made = BTreeMap::new();
+        for (((sql, _), (name, _)), done) in wanted.iter().zip(&texts).zip(done) {
+            made.insert(sql.clone(), done.map(|_| name.clone()).map_err(|e| Failure::from(e).to_string()));
+        }
+        made
     }
 
     /// Drops the views.
