@@ -188,7 +188,7 @@ async fn views_equal_their_queries_while_the_system_is_changed() {
     let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     let seeds = match number("MILLSTREAM_SEED") {
         Some(s) => s..s + 1,
-        None => 0..number("MILLSTREAM_RUNNING_SEEDS").unwrap_or(4),
+        None => 0..number("MILLSTREAM_RUNNING_SEEDS").unwrap_or(2),
     };
     for seed in seeds {
         let folder = tempfile::tempdir().expect("folder");

@@ -155,6 +155,15 @@ async fn prepare(
     next.remove(old.id);
     let root_schema = relation.schema.clone();
     next.insert(relation);
+    // First what can be said of a column by name; a plan that fails says less.
+    for id in &downstream {
+        if let Some(dependent) = catalog.relations.get(id)
+            && let Body::MaterializedView { plan, .. } = &dependent.body
+            && dependent.schema_name != TEMP_SCHEMA
+        {
+            check_columns(old, &root_schema, dependent, plan)?;
+        }
+    }
     for id in &downstream {
         let Some(dependent) = catalog.relations.get(id).cloned() else { continue };
         if dependent.schema_name == TEMP_SCHEMA {
@@ -162,10 +171,7 @@ async fn prepare(
         }
         let (query, materialized) = match &dependent.body {
             Body::View { query, .. } => (query.clone(), false),
-            Body::MaterializedView { query, plan } => {
-                check_columns(old, &root_schema, &dependent, plan)?;
-                (query.clone(), true)
-            }
+            Body::MaterializedView { query, .. } => (query.clone(), true),
             _ => continue,
         };
         let context = PlanContext::of(session).with_catalog(Arc::new(next.clone()));
