@@ -44,8 +44,9 @@ pub fn view_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 
 /// The rules for SELECT, in order.
 pub fn batch_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
-    let first: Arc<dyn OptimizerRule + Send + Sync> = Arc::new(crate::decorrelate::set_op::ExpandSetOps);
-    std::iter::once(first).chain(safe_rules()).collect()
+    // Last: DataFusion takes the rows of an UNNEST over groups for distinct, and would drop a DISTINCT above it.
+    let last: Arc<dyn OptimizerRule + Send + Sync> = Arc::new(crate::decorrelate::set_op::ExpandSetOps);
+    safe_rules().chain([last]).collect()
 }
 
 fn safe_rules() -> impl Iterator<Item = Arc<dyn OptimizerRule + Send + Sync>> {
