@@ -37,6 +37,8 @@ pub struct EngineOptions {
     pub clock: ClockRef,
     /// Relative paths of file sources are resolved here.
     pub base_dir: Option<PathBuf>,
+    /// Where `${NAME}` in options of streams comes from. `Default`: the environment of the process.
+    pub environment: crate::coord::Environment,
     /// `FROM 'people.csv'` reads a file; for one-shot queries of the machine's owner, not for servers.
     pub file_tables: bool,
 }
@@ -52,6 +54,7 @@ impl Default for EngineOptions {
             epoch_rows_max: 64 * 1024,
             clock: Arc::new(SystemClock),
             base_dir: None,
+            environment: crate::coord::process_environment(),
             file_tables: false,
         }
     }
@@ -251,6 +254,23 @@ pub struct RelationInfo {
     pub primary_key: Vec<String>,
     /// Text of the query for views, of the whole statement otherwise.
     pub definition: String,
+    /// COMMENT ON it.
+    pub comment: Option<String>,
+    /// COMMENT ON its columns, by name.
+    pub column_comments: BTreeMap<String, String>,
+    /// Its indexes.
+    pub indexes: Vec<IndexInfo>,
+}
+
+/// An index as pg_catalog shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexInfo {
+    /// Stable id, for oids; from the same numbers as relations.
+    pub id: u64,
+    /// Name.
+    pub name: String,
+    /// Positions of its columns.
+    pub columns: Vec<usize>,
 }
 
 /// A client's session: settings and monotone reads.

@@ -13,19 +13,7 @@ pub trait IntoError {
 
 impl IntoError for arrow::error::ArrowError {
     fn into_error(self) -> Error {
-        use arrow::error::ArrowError as A;
-        match self {
-            A::DivideByZero => Error::new(SqlState::DIVISION_BY_ZERO, "division by zero"),
-            A::ArithmeticOverflow(m) => Error::new(SqlState::NUMERIC_OUT_OF_RANGE, m),
-            A::CastError(m) | A::ParseError(m) => Error::new(SqlState::INVALID_TEXT_REPRESENTATION, m),
-            A::InvalidArgumentError(m) | A::ComputeError(m) => Error::new(SqlState::DATA_EXCEPTION, m),
-            A::NotYetImplemented(m) => Error::unsupported(m),
-            A::ExternalError(e) => match e.downcast::<Error>() {
-                Ok(e) => *e,
-                Err(e) => Error::new(SqlState::DATA_EXCEPTION, e.to_string()),
-            },
-            other => Error::internal(other.to_string()),
-        }
+        millstream_sql::session::from_arrow(&self)
     }
 }
 

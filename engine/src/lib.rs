@@ -42,4 +42,4 @@ pub mod zset;
 
 pub use error::{Error, Result};
 /// Parsed statements, as [`api::Session::parse`] gives them.
-pub use millstream_sql::statement;
+pub use millstream_sql::{statement, text};

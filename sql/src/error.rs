@@ -35,6 +35,14 @@ impl SqlState {
     pub const DIVISION_BY_ZERO: Self = Self("22012");
     /// A number does not fit its type.
     pub const NUMERIC_OUT_OF_RANGE: Self = Self("22003");
+    /// Text that is not a date, time, timestamp or interval.
+    pub const INVALID_DATETIME_FORMAT: Self = Self("22007");
+    /// A time that does not exist or does not fit its type.
+    pub const DATETIME_OVERFLOW: Self = Self("22008");
+    /// A subquery or set gave another number of rows than it may.
+    pub const CARDINALITY_VIOLATION: Self = Self("21000");
+    /// Not a regular expression.
+    pub const INVALID_REGULAR_EXPRESSION: Self = Self("2201B");
     /// Other errors in data.
     pub const DATA_EXCEPTION: Self = Self("22000");
     /// A NULL where none may be.

@@ -6,6 +6,7 @@
 //! *Architecture invariant*: this crate does no I/O, reads no clock, starts no task and knows neither the engine
 //! nor the connectors. A plan's meaning depends on nothing outside it.
 
+pub(crate) mod decorrelate;
 pub mod error;
 pub mod functions;
 pub mod limits;
@@ -15,6 +16,7 @@ pub mod plan;
 pub mod session;
 pub mod span;
 pub mod statement;
+pub mod text;
 pub mod types;
 
 pub use error::{SqlError, SqlState};

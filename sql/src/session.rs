@@ -1,25 +1,45 @@
 //! The one DataFusion session set-up: same functions, rules and options for views and for ad-hoc SELECT, so that
 //! both always agree.
 
+pub(crate) mod data_errors;
 mod errors;
+mod names;
+mod numbers;
+mod rewrite;
+mod rows;
 mod unsupported;
 mod window_tvf;
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
+
+use std::sync::Arc;
 
 use datafusion::config::Dialect;
 use datafusion::execution::{SessionState, SessionStateBuilder};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::planner::ExprPlanner;
+use datafusion::logical_expr::{AggregateUDF, LogicalPlan, ScalarUDF, WindowUDF};
+use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
+use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as DfStatement;
 use sqlparser::ast;
 
-use crate::error::Result;
-use crate::functions;
+use crate::decorrelate::Decorrelate;
+use crate::error::{Result, SqlState};
+use crate::functions::cast::CastRewrite;
+use crate::functions::{self, signed};
+use crate::optimize;
 
+use names::Clashes;
+
+pub use data_errors::from_arrow;
 pub use errors::{from_datafusion, from_datafusion_in};
+pub use names::{visible, visible_schema};
+pub use numbers::plan_expression;
 
 /// The catalog every session starts in.
 pub const CATALOG: &str = "millstream";
@@ -41,6 +61,7 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     options.sql_parser.enable_ident_normalization = true;
     options.sql_parser.collect_spans = true;
     options.sql_parser.map_string_types_to_utf8view = false;
+    options.sql_parser.parse_float_as_decimal = true;
     // The optimizer may know of a column that it is never NULL where the physical plan does not (unions of constants): the
     // types agree, and nothing here relies on nullability.
     options.execution.skip_physical_aggregate_schema_check = true;
@@ -50,8 +71,8 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     options.optimizer.enable_topk_dynamic_filter_pushdown = false;
     options.optimizer.enable_join_dynamic_filter_pushdown = false;
     options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
-    // An uncorrelated scalar subquery that gives two rows is an error; the rewrite to a join would duplicate rows.
-    options.optimizer.enable_physical_uncorrelated_scalar_subquery = true;
+    // It would choose among groups that tie by which came first.
+    options.optimizer.enable_topk_aggregation = false;
     if target_partitions <= 1 {
         options.optimizer.enable_round_robin_repartition = false;
         options.optimizer.repartition_aggregations = false;
@@ -60,16 +81,58 @@ pub fn session_state(target_partitions: usize) -> SessionState {
         options.optimizer.repartition_windows = false;
         options.optimizer.repartition_file_scans = false;
     }
-    let builder = SessionStateBuilder::new().with_config(config).with_default_features();
+    // Before the default ones: `@>` of text is JSON, of arrays it is theirs.
+    let planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(functions::json::JsonPlanner::new())];
+    let builder = SessionStateBuilder::new()
+        .with_config(config)
+        .with_expr_planners(planners)
+        .with_default_features()
+        .with_analyzer_rules(analyzer_rules())
+        .with_optimizer_rules(optimize::batch_rules());
     // FilterPushdown goes by column names: a filter over a join whose sides have columns of one name ends up on the wrong
     // one. The logical optimizer has pushed what can be pushed.
     let rules = PhysicalOptimizer::new().rules;
+    let rules = rules.into_iter().filter(|r| !r.name().starts_with("FilterPushdown")).collect();
     let mut builder = builder
-        .with_physical_optimizer_rules(rules.into_iter().filter(|r| !r.name().starts_with("FilterPushdown")).collect());
+        .with_physical_optimizer_rules(optimize::physical_rules(rules))
+        .with_type_planner(Arc::new(numbers::TypesOfTime));
+    builder.expr_planners().get_or_insert_default().insert(1, Arc::new(numbers::NumberOperators));
+    let replace = |f: &mut Arc<WindowUDF>| *f = signed::window(f).unwrap_or_else(|| Arc::clone(f));
+    builder.window_functions().get_or_insert_default().iter_mut().for_each(replace);
+    let replace = |f: &mut Arc<ScalarUDF>| *f = signed::scalar(f).unwrap_or_else(|| Arc::clone(f));
+    builder.scalar_functions().get_or_insert_default().iter_mut().for_each(replace);
+    let replace = |f: &mut Arc<AggregateUDF>| *f = signed::aggregate(f).unwrap_or_else(|| Arc::clone(f));
+    builder.aggregate_functions().get_or_insert_default().iter_mut().for_each(replace);
     // Later registrations win: ours replace the default ones of the same name.
     builder.aggregate_functions().get_or_insert_default().extend(functions::aggregates());
     builder.scalar_functions().get_or_insert_default().extend(functions::scalars());
-    builder.build()
+    let mut state = builder.build();
+    register_rewrites(&mut state);
+    state
+}
+
+/// DataFusion's analysis with our rules between.
+fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = Vec::new();
+    for rule in Analyzer::new().rules {
+        if rule.name() == "type_coercion" {
+            rules.push(Arc::new(numbers::MixedColumns));
+        }
+        rules.push(rule);
+    }
+    // Casts that coercion has added.
+    rules.push(Arc::new(ApplyFunctionRewrites::new(vec![Arc::new(CastRewrite)])));
+    rules.push(Arc::new(Decorrelate));
+    rules.push(Arc::new(optimize::FirstOfEach));
+    rules.push(Arc::new(optimize::TotalOrder));
+    rules
+}
+
+fn register_rewrites(state: &mut SessionState) {
+    use datafusion::logical_expr::registry::FunctionRegistry as _;
+    let numbers = state.register_function_rewrite(Arc::new(numbers::NumberRewrite));
+    let casts = state.register_function_rewrite(Arc::new(CastRewrite));
+    debug_assert!(numbers.is_ok() && casts.is_ok(), "a session state takes rewrites");
 }
 
 /// The state that plans and runs fragments of views: one partition, no repartitioning.
@@ -83,14 +146,28 @@ pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) ->
     let mut query = query.clone();
     window_tvf::rewrite(&mut query, text)?;
     unsupported::check_syntax(&query)?;
+    // Names are those of the text: they are given before it is rewritten.
+    let mut named = query.clone();
+    let beside_wildcards = names::assign(&mut named, Clashes::Written);
+    match plan_named(state, named, text).await {
+        Err(e) if beside_wildcards && matches!(e.code, SqlState::DUPLICATE_COLUMN | SqlState::AMBIGUOUS_COLUMN) => {
+            names::assign(&mut query, Clashes::BesideWildcards);
+            plan_named(state, query, text).await.map_err(|_| e)
+        }
+        done => done,
+    }
+}
+
+async fn plan_named(state: &SessionState, mut query: ast::Query, text: &str) -> Result<LogicalPlan> {
+    rows::rewrite(&mut query)?;
+    rewrite::rewrite(&mut query)?;
+    numbers::plain_syntax(&mut query);
     let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
-    let plan = state.statement_to_plan(statement).await.map_err(|e| from_datafusion_in(e, text, &names(state)))?;
-    unsupported::check_plan(&plan)?;
-    Ok(plan)
+    state.statement_to_plan(statement).await.map_err(|e| from_datafusion_in(e, text, &relation_names(state)))
 }
 
 /// Names of relations a user could have meant.
-fn names(state: &SessionState) -> Vec<String> {
+fn relation_names(state: &SessionState) -> Vec<String> {
     let catalogs = state.catalog_list();
     let Some(catalog) = catalogs.catalog(CATALOG) else { return Vec::new() };
     let mut names = Vec::new();

@@ -156,6 +156,47 @@ impl ObjectKind {
     }
 }
 
+/// What `ALTER <kind> name` does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AlterAction {
+    /// `RENAME TO x`.
+    RenameTo(String),
+    /// `SWAP WITH y`: the two exchange their names.
+    SwapWith(ObjectName),
+    /// `PAUSE`, `SUSPEND`.
+    Pause,
+    /// `RESUME`.
+    Resume,
+    /// `SET (k = v, ..)`.
+    Set(Options),
+    /// `RESET (k, ..)`.
+    Reset(Vec<String>),
+    /// `OWNER TO role`.
+    OwnerTo(String),
+}
+
+/// What `COMMENT ON` describes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommentTarget {
+    /// A relation of this kind.
+    Relation(ObjectKind, ObjectName),
+    /// A column of a relation.
+    Column(ObjectName, String),
+}
+
+/// `CREATE INDEX`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateIndex {
+    /// Its name; `None`: made from the names of the relation and its columns.
+    pub name: Option<String>,
+    /// IF NOT EXISTS.
+    pub if_not_exists: bool,
+    /// The table or view.
+    pub on: ObjectName,
+    /// Columns, in order.
+    pub columns: Vec<String>,
+}
+
 /// `SUBSCRIBE [TO] v | (select)`.
 #[derive(Debug, Clone)]
 pub struct Subscribe {
@@ -190,6 +231,8 @@ pub enum Show {
     },
     /// `SHOW JOBS`.
     Jobs,
+    /// `SHOW INDEXES [FROM n]`.
+    Indexes(Option<ObjectName>),
     /// `SHOW CREATE <kind> n`.
     Create(ObjectName),
     /// `SHOW COLUMNS FROM n`.
@@ -236,6 +279,33 @@ pub enum Statement {
         names: Vec<ObjectName>,
         /// CASCADE.
         cascade: bool,
+    },
+    /// ALTER of a relation.
+    Alter {
+        /// The kind named in the statement.
+        kind: ObjectKind,
+        /// IF EXISTS.
+        if_exists: bool,
+        /// The relation.
+        name: ObjectName,
+        /// What to do.
+        action: AlterAction,
+    },
+    /// COMMENT ON.
+    Comment {
+        /// What is described.
+        target: CommentTarget,
+        /// `None` for NULL: no description.
+        text: Option<String>,
+    },
+    /// CREATE INDEX.
+    CreateIndex(CreateIndex),
+    /// DROP INDEX.
+    DropIndex {
+        /// IF EXISTS.
+        if_exists: bool,
+        /// Names of indexes.
+        names: Vec<String>,
     },
     /// INSERT, UPDATE, DELETE.
     Dml(Box<ast::Statement>),

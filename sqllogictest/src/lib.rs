@@ -8,7 +8,11 @@
 //! - `-- crash`: starts one over the same folder while the first still runs, as after a kill;
 //! - `-- append NAME`, then lines: appends the lines to a file in the folder `${TMP}`.
 //!
-//! `${TMP}` in SQL is a folder that is empty at the start, `${DATA}` the folder `data` of this package.
+//! Every SELECT runs three ways, see [`ways`]. `${TMP}` in SQL is a folder that is empty at the start, `${DATA}` the folder `data` of this package.
+
+pub mod differences;
+pub mod values;
+pub mod ways;
 
 use std::borrow::Cow;
 use std::fmt;

@@ -29,7 +29,7 @@ HOPS = """
     GROUP BY ALL
 """
 QUERIES = {
-    "q1": "SELECT auction, bidder, price * CAST(0.908 AS DOUBLE) AS price, date_time, extra FROM bid",
+    "q1": "SELECT auction, bidder, CAST(price * 0.908 AS DOUBLE) AS price, date_time, extra FROM bid",
     "q3": """
         SELECT p.name, p.city, p.state, a.id FROM auction a JOIN person p ON a.seller = p.id
         WHERE a.category = 10 AND p.state IN ('OR', 'ID', 'CA')

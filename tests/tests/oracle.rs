@@ -53,12 +53,13 @@ fn check(kind: u64, seeds: u64, features: &Features) -> Stats {
         }
     }
     println!(
-        "{} views, {} refused, {} comparisons ({} not empty, {} failing queries), {} restarts in {:.1} s",
+        "{} views, {} refused, {} comparisons ({} not empty, {} failing queries, {} too slow), {} restarts in {:.1} s",
         stats.views,
         stats.refused.len(),
         stats.comparisons,
         stats.nonempty,
         stats.failing,
+        stats.slow,
         stats.restarts,
         started.elapsed().as_secs_f64()
     );

@@ -11,7 +11,7 @@ use millstream_connectors::Positions;
 use millstream_sql::plan::{RelationId, serialize};
 use serde::{Deserialize, Serialize};
 
-use super::{Body, Catalog, Generated, Relation};
+use super::{Body, Catalog, Generated, Meta, Relation};
 use crate::error::{Error, Result, ResultExt as _, SqlState};
 
 #[derive(Serialize, Deserialize)]
@@ -31,6 +31,8 @@ struct StoredRelation {
     definition: String,
     inputs: Vec<u64>,
     body: StoredBody,
+    #[serde(default)]
+    meta: Meta,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -95,6 +97,7 @@ fn encode_relation(r: &Relation) -> Result<StoredRelation> {
         definition: r.definition.clone(),
         inputs: r.inputs.iter().map(|i| i.0).collect(),
         body,
+        meta: r.meta.clone(),
     })
 }
 
@@ -126,6 +129,7 @@ pub fn decode(state: &SessionState, json: &serde_json::Value) -> Result<Catalog>
             definition: r.definition,
             inputs: r.inputs.into_iter().map(RelationId).collect(),
             body,
+            meta: r.meta,
         };
         catalog.relations.insert(relation.id, Arc::new(relation));
     }

@@ -5,7 +5,7 @@
 
 pub mod codec;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -74,6 +74,46 @@ pub enum Body {
     },
 }
 
+/// Whether a relation is kept up to date.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Paused {
+    /// It is.
+    #[default]
+    No,
+    /// `ALTER .. PAUSE` was said of it.
+    Yes,
+    /// It reads a view that is paused.
+    WithInput,
+}
+
+/// An index: rows of its relation in order of some columns.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Index {
+    /// From the same numbers as relations.
+    pub id: RelationId,
+    /// Name, unique among relations and indexes.
+    pub name: String,
+    /// Positions of its columns in the relation.
+    pub columns: Vec<usize>,
+}
+
+/// What is said about a relation beside its definition.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct Meta {
+    /// Relations its query names, plain views included, whether or not the plan reads them: what DROP asks about.
+    pub named: Vec<RelationId>,
+    /// COMMENT ON it.
+    pub comment: Option<String>,
+    /// COMMENT ON its columns, by name.
+    pub column_comments: BTreeMap<String, String>,
+    /// PAUSE.
+    pub paused: Paused,
+    /// CREATE INDEX.
+    pub indexes: Vec<Index>,
+}
+
 /// A relation of the catalog.
 #[derive(Debug, Clone)]
 pub struct Relation {
@@ -93,6 +133,8 @@ pub struct Relation {
     pub inputs: Vec<RelationId>,
     /// The rest.
     pub body: Body,
+    /// What may change while it lives.
+    pub meta: Meta,
 }
 
 impl Relation {
@@ -161,9 +203,32 @@ impl Catalog {
             }
         })
     }
-    /// Relations that read this one directly.
+    /// Relations that read this one, or name it in their query.
     pub fn dependents(&self, id: RelationId) -> Vec<Arc<Relation>> {
-        self.relations.values().filter(|r| r.inputs.contains(&id)).cloned().collect()
+        self.relations.values().filter(|r| r.inputs.contains(&id) || r.meta.named.contains(&id)).cloned().collect()
+    }
+    /// Dependents, their dependents and so on, in order of creation; without the relation itself.
+    pub fn downstream(&self, id: RelationId) -> BTreeSet<RelationId> {
+        let (mut found, mut next) = (BTreeSet::new(), vec![id]);
+        while let Some(at) = next.pop() {
+            next.extend(self.dependents(at).iter().map(|d| d.id).filter(|d| found.insert(*d)));
+        }
+        found
+    }
+    /// The index of this name, with its relation.
+    pub fn index(&self, name: &str) -> Option<(&Arc<Relation>, &Index)> {
+        self.relations.values().find_map(|r| r.meta.indexes.iter().find(|i| i.name == name).map(|i| (r, i)))
+    }
+    /// True if a relation or an index of the user schema has this name.
+    pub fn taken(&self, name: &str) -> bool {
+        self.find(Some(USER_SCHEMA), name).is_some() || self.index(name).is_some()
+    }
+    /// Changes a relation.
+    pub fn update(&mut self, id: RelationId, change: impl FnOnce(&mut Relation)) {
+        if let Some(r) = self.relations.get_mut(&id) {
+            self.version += 1;
+            change(Arc::make_mut(r));
+        }
     }
     /// Takes the next id.
     pub fn allocate(&mut self) -> RelationId {

@@ -46,6 +46,16 @@ pub struct StateRef {
     pub slots: Vec<SlotRef>,
 }
 
+/// Where a paused view stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PausedRef {
+    /// The epoch it is of.
+    pub epoch: Epoch,
+    /// Positions of the connector streams it reads, by relation id. The rows of the stored relations it reads are the
+    /// state `pause/<id>`, one node a relation.
+    pub sources: BTreeMap<u64, Positions>,
+}
+
 /// A complete, restorable cut of everything, and the catalog.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Manifest {
@@ -69,6 +79,12 @@ pub struct Manifest {
     pub catalog: serde_json::Value,
     /// Positions of every connector stream at the cut, by relation id.
     pub sources: BTreeMap<u64, Positions>,
-    /// State by owner: `job/7`, `table/3`.
+    /// Up to where records of a stream that cannot be read are in `ms.errors`, by relation id.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reported: BTreeMap<u64, Positions>,
+    /// Paused views by relation id: their state is older than the cut.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub paused: BTreeMap<u64, PausedRef>,
+    /// State by owner: `job/7`, `table/3`, `pause/7`.
     pub states: BTreeMap<String, StateRef>,
 }

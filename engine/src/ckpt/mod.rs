@@ -10,9 +10,9 @@ pub mod manifest;
 mod objects;
 pub mod store;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod wal;
 
-pub use manifest::{Manifest, RunRef, SlotRef, StateRef};
+pub use manifest::{Manifest, PausedRef, RunRef, SlotRef, StateRef};
 pub use store::CheckpointStore;
 pub use wal::{Wal, WalRecord};

@@ -19,11 +19,11 @@ use object_store::{
     ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-pub(super) fn memory() -> Arc<dyn ObjectStore> {
+pub(crate) fn memory() -> Arc<dyn ObjectStore> {
     Arc::new(InMemory::new())
 }
 
-pub(super) async fn memory_with(objects: &[(&str, Bytes)]) -> Arc<dyn ObjectStore> {
+pub(crate) async fn memory_with(objects: &[(&str, Bytes)]) -> Arc<dyn ObjectStore> {
     let store = memory();
     for (name, object) in objects {
         store.put(&Path::from(*name), PutPayload::from_bytes(object.clone())).await.unwrap();
@@ -31,28 +31,28 @@ pub(super) async fn memory_with(objects: &[(&str, Bytes)]) -> Arc<dyn ObjectStor
     store
 }
 
-pub(super) fn local(folder: &FilePath) -> Arc<dyn ObjectStore> {
+pub(crate) fn local(folder: &FilePath) -> Arc<dyn ObjectStore> {
     Arc::new(LocalFileSystem::new_with_prefix(folder).unwrap())
 }
 
-pub(super) fn ints(values: &[i64]) -> RecordBatch {
+pub(crate) fn ints(values: &[i64]) -> RecordBatch {
     let schema = Arc::new(Schema::new(vec![Field::new("x", DataType::Int64, true)]));
     RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from(values.to_vec()))]).unwrap()
 }
 
 /// A store that can fail before or after it has done its work.
 #[derive(Debug)]
-pub(super) struct Faulty {
+pub(crate) struct Faulty {
     inner: Arc<dyn ObjectStore>,
     lost_replies: AtomicUsize,
     refuse_everything: AtomicBool,
     refuse_replies: AtomicBool,
     /// Creates that fail by themselves with a conflict, as S3 does when two race.
-    pub(super) conflicts: AtomicUsize,
+    pub(crate) conflicts: AtomicUsize,
 }
 
 impl Faulty {
-    pub(super) fn new(inner: Arc<dyn ObjectStore>) -> Arc<Self> {
+    pub(crate) fn new(inner: Arc<dyn ObjectStore>) -> Arc<Self> {
         Arc::new(Self {
             inner,
             lost_replies: AtomicUsize::new(0),
@@ -62,15 +62,15 @@ impl Faulty {
         })
     }
     /// The next puts succeed, but their replies are lost.
-    pub(super) fn lose_replies(&self, n: usize) {
+    pub(crate) fn lose_replies(&self, n: usize) {
         self.lost_replies.store(n, Ordering::SeqCst);
     }
     /// The store is away.
-    pub(super) fn refuse_everything(&self, on: bool) {
+    pub(crate) fn refuse_everything(&self, on: bool) {
         self.refuse_everything.store(on, Ordering::SeqCst);
     }
     /// Requests arrive and are done; no reply comes.
-    pub(super) fn refuse_replies(&self, on: bool) {
+    pub(crate) fn refuse_replies(&self, on: bool) {
         self.refuse_replies.store(on, Ordering::SeqCst);
     }
     fn check(&self) -> Result<()> {

@@ -4,7 +4,7 @@
 //! that others already follow with readers of its own), then catches up over the deltas its cursor kept since b, and is
 //! published atomically. The views it reads are parked only for the last, short step.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use millstream_connectors::Positions;
@@ -21,17 +21,17 @@ use crate::time::{Epoch, Timestamp};
 use crate::zset::ZBatch;
 
 /// History is pushed in pieces of about this many rows.
-const CHUNK_ROWS: usize = 64 * 1024;
+pub(super) const CHUNK_ROWS: usize = 64 * 1024;
 /// Catch-up rounds before the inputs are parked whatever the lag.
 const ROUNDS_MAX: usize = 20;
 /// A catch-up round with fewer rows than this is short enough to do while the inputs are parked.
 const SHORT_ROUND_ROWS: usize = 20_000;
 
 /// What a build has claimed; released on success and failure alike.
-struct Claim {
+pub(super) struct Claim {
     inner: Arc<EngineInner>,
     cursor: u64,
-    base: Epoch,
+    pub base: Epoch,
     streams: Vec<RelationId>,
     kept: bool,
 }
@@ -78,7 +78,8 @@ pub(super) fn build_in_background(inner: &Arc<EngineInner>, id: RelationId) {
     });
 }
 
-async fn build(inner: &Arc<EngineInner>, id: RelationId) -> Result<()> {
+/// Builds a view from history.
+pub(super) async fn build(inner: &Arc<EngineInner>, id: RelationId) -> Result<()> {
     let relation = catalog_relation(inner, id)?;
     let Body::MaterializedView { plan, .. } = &relation.body else {
         return Err(Error::internal("only materialized views are built"));
@@ -86,7 +87,7 @@ async fn build(inner: &Arc<EngineInner>, id: RelationId) -> Result<()> {
     let inputs: BTreeSet<RelationId> = plan.relations().into_iter().collect();
     wait_until_built(inner, &inputs).await?;
     let mut job = JobRunner::new(plan.clone(), inner.workers, &inner.session_template)?;
-    let (claim, mut claimed) = claim(inner, &inputs)?;
+    let (claim, mut claimed) = claim(inner, &inputs, None)?;
     let base = claim.base;
     wait_for_frontier(inner, &inputs, base).await?;
 
@@ -111,30 +112,53 @@ async fn build(inner: &Arc<EngineInner>, id: RelationId) -> Result<()> {
     }
     let nothing: HashMap<RelationId, Vec<ZBatch>> = HashMap::new();
     job = on_pool(inner, job, move |j| j.finish(&nothing, at)).await?.0;
+    let indexes = relation.meta.indexes.clone();
+    job = on_pool(inner, job, move |j| indexes.iter().try_for_each(|i| j.add_index(i.id, &i.columns))).await?.0;
+    join_group(inner, id, Joining { job, frontier: base, changes: None }, &inputs, claim).await
+}
 
-    // Catch up with what happened meanwhile.
-    let mut frontier = base;
+/// A view on its way into a group.
+pub(super) struct Joining {
+    pub job: JobRunner,
+    /// Where it stands.
+    pub frontier: Epoch,
+    /// What its ticks changed, if somebody may follow it already.
+    pub changes: Option<Vec<ZBatch>>,
+}
+
+/// Catches up with what happened while the view was made, then joins the group of the views it reads.
+pub(super) async fn join_group(
+    inner: &Arc<EngineInner>,
+    id: RelationId,
+    mut view: Joining,
+    inputs: &BTreeSet<RelationId>,
+    claim: Claim,
+) -> Result<()> {
     for _ in 0..ROUNDS_MAX {
-        let (to, rows) = round_target(inner, &inputs, frontier)?;
+        let (to, rows) = round_target(inner, inputs, view.frontier)?;
         if rows < SHORT_ROUND_ROWS {
             break;
         }
         let cut = CutGuard::new(inner, to);
-        wait_for_frontier(inner, &inputs, to).await?;
-        job = catch_up(inner, job, &inputs, claim.cursor, frontier, to).await?;
+        wait_for_frontier(inner, inputs, to).await?;
+        view = catch_up(inner, view, inputs, claim.cursor, to).await?;
         drop(cut);
-        frontier = to;
     }
-    attach(inner, id, job, &inputs, frontier, claim).await
+    attach(inner, id, view, inputs, claim).await
 }
 
 /// What the new view must read itself.
-struct Claimed {
-    ranges: Vec<(Arc<Relation>, Positions, Positions)>,
-    clock: Timestamp,
+pub(super) struct Claimed {
+    pub ranges: Vec<(Arc<Relation>, Positions, Positions)>,
+    pub clock: Timestamp,
 }
 
-fn claim(inner: &Arc<EngineInner>, inputs: &BTreeSet<RelationId>) -> Result<(Claim, Claimed)> {
+/// Takes a cut of the inputs. Streams are read from their start, or from where the view stopped.
+pub(super) fn claim(
+    inner: &Arc<EngineInner>,
+    inputs: &BTreeSet<RelationId>,
+    stopped_at: Option<&BTreeMap<u64, Positions>>,
+) -> Result<(Claim, Claimed)> {
     let mut guard = inner.lock();
     let st = &mut *guard;
     let base = st.sealed;
@@ -147,11 +171,12 @@ fn claim(inner: &Arc<EngineInner>, inputs: &BTreeSet<RelationId>) -> Result<(Cla
         if let Body::Connector { start, .. } = &relation.body {
             streams.push(*input);
             let Some(s) = st.relations.get_mut(input).and_then(|r| r.source.as_mut()) else { continue };
+            let from = stopped_at.and_then(|p| p.get(&input.0));
             if s.readers > 0 {
-                ranges.push((relation.clone(), start.clone(), s.positions.clone()));
+                ranges.push((relation.clone(), from.unwrap_or(start).clone(), s.positions.clone()));
             } else {
                 // Positions without a reader are left from views that are gone: this view begins at the beginning.
-                s.positions = Positions::new();
+                s.positions = from.cloned().unwrap_or_default();
             }
         }
     }
@@ -167,7 +192,7 @@ fn claim(inner: &Arc<EngineInner>, inputs: &BTreeSet<RelationId>) -> Result<(Cla
 }
 
 /// Runs a step of a job on the compute pool.
-async fn on_pool<T: Send + 'static>(
+pub(super) async fn on_pool<T: Send + 'static>(
     inner: &Arc<EngineInner>,
     mut job: JobRunner,
     step: impl FnOnce(&mut JobRunner) -> Result<T> + Send + 'static,
@@ -185,7 +210,7 @@ async fn on_pool<T: Send + 'static>(
     }
 }
 
-async fn push_range(
+pub(super) async fn push_range(
     inner: &Arc<EngineInner>,
     mut job: JobRunner,
     stream: &Arc<Relation>,
@@ -251,12 +276,12 @@ fn round_target(inner: &Arc<EngineInner>, inputs: &BTreeSet<RelationId>, from: E
 
 async fn catch_up(
     inner: &Arc<EngineInner>,
-    job: JobRunner,
+    view: Joining,
     inputs: &BTreeSet<RelationId>,
     cursor: u64,
-    from: Epoch,
     to: Epoch,
-) -> Result<JobRunner> {
+) -> Result<Joining> {
+    let Joining { job, frontier: from, mut changes } = view;
     let (deltas, clock) = {
         let st = inner.lock();
         let mut deltas: HashMap<RelationId, Vec<ZBatch>> = HashMap::new();
@@ -268,22 +293,24 @@ async fn catch_up(
         (deltas, st.clock)
     };
     let at = TickRange { from, to, clock };
-    let (job, _) = on_pool(inner, job, move |j| j.finish(&deltas, at)).await?;
+    let (job, output) = on_pool(inner, job, move |j| j.finish(&deltas, at)).await?;
+    if let Some(all) = &mut changes {
+        all.extend(output.changes);
+    }
     let mut st = inner.lock();
     if let Some(c) = st.cursors.get_mut(&cursor) {
         c.epoch = to;
     }
     st.prune_hubs();
-    Ok(job)
+    Ok(Joining { job, frontier: to, changes })
 }
 
 /// The last step: with the views it reads parked at one epoch, bring the new view there and join their group.
 async fn attach(
     inner: &Arc<EngineInner>,
     id: RelationId,
-    mut job: JobRunner,
+    mut view: Joining,
     inputs: &BTreeSet<RelationId>,
-    from: Epoch,
     mut claim: Claim,
 ) -> Result<()> {
     let _structure = inner.structure.lock().await;
@@ -295,9 +322,10 @@ async fn attach(
     };
     let parked = Parked { inner: inner.clone(), groups: parked };
     parked.wait(to).await?;
-    if to > from {
-        job = catch_up(inner, job, inputs, claim.cursor, from, to).await?;
+    if to > view.frontier {
+        view = catch_up(inner, view, inputs, claim.cursor, to).await?;
     }
+    let Joining { job, changes, .. } = view;
     let mut guard = inner.lock();
     let st = &mut *guard;
     if !st.relations.contains_key(&id) {
@@ -306,13 +334,19 @@ async fn attach(
     let version = version_of(&job);
     let stats = job.stats();
     let holds: Vec<Epoch> = st.holds.keys().copied().collect();
+    let followed = st.cursors.values().any(|c| c.relations.contains(&id));
     if let Some(r) = st.relations.get_mut(&id) {
         r.publish(to, version, &holds);
         r.frontier = to;
         r.backfilling = false;
+        r.paused = false;
+        if let Some(changes) = changes.filter(|c| followed && !c.is_empty()) {
+            r.push_delta(to, changes);
+        }
         r.counters.state_rows = stats.rows;
         r.counters.state_bytes = stats.bytes;
     }
+    st.paused.remove(&id);
     let mut jobs: Vec<(RelationId, JobRunner)> = Vec::new();
     for g in &parked.groups {
         if let Some(group) = st.groups.remove(g) {
@@ -341,12 +375,12 @@ async fn attach(
 }
 
 /// Groups that hold still; released on drop.
-struct Parked {
-    inner: Arc<EngineInner>,
-    groups: Vec<GroupId>,
+pub(super) struct Parked {
+    pub inner: Arc<EngineInner>,
+    pub groups: Vec<GroupId>,
 }
 
-fn park(st: &mut State, views: &BTreeSet<RelationId>, at: Epoch) -> Vec<GroupId> {
+pub(super) fn park(st: &mut State, views: &BTreeSet<RelationId>, at: Epoch) -> Vec<GroupId> {
     let mut parked = Vec::new();
     for (id, g) in &mut st.groups {
         if g.jobs.iter().any(|j| views.contains(j)) {
@@ -358,7 +392,7 @@ fn park(st: &mut State, views: &BTreeSet<RelationId>, at: Epoch) -> Vec<GroupId>
 }
 
 impl Parked {
-    async fn wait(&self, at: Epoch) -> Result<()> {
+    pub(super) async fn wait(&self, at: Epoch) -> Result<()> {
         {
             let mut st = self.inner.lock();
             self.inner.advance(&mut st);
@@ -370,6 +404,32 @@ impl Parked {
                 self.groups.iter().all(still).then_some(Ok(()))
             })
             .await
+    }
+}
+
+impl Parked {
+    /// Takes jobs out of the groups, which stand still; sources nobody reads any more stop.
+    pub(super) fn take_jobs(&self, st: &mut State, views: &BTreeSet<RelationId>) -> Vec<(RelationId, JobRunner)> {
+        let mut taken = Vec::new();
+        for g in &self.groups {
+            let Some(group) = st.groups.get_mut(g) else { continue };
+            let Some(runner) = &mut group.runner else { continue };
+            let (gone, kept): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut runner.jobs).into_iter().partition(|(id, _)| views.contains(id));
+            runner.jobs = kept;
+            group.jobs = runner.jobs.iter().map(|(id, _)| *id).collect();
+            group.inputs = super::tick::group_inputs(runner);
+            if group.jobs.is_empty() {
+                st.groups.remove(g);
+            }
+            for (_, job) in &gone {
+                for relation in job.plan().relations() {
+                    self.inner.detach_source(st, relation);
+                }
+            }
+            taken.extend(gone);
+        }
+        taken
     }
 }
 
@@ -407,7 +467,7 @@ impl Drop for CutGuard {
     }
 }
 
-fn catalog_relation(inner: &Arc<EngineInner>, id: RelationId) -> Result<Arc<Relation>> {
+pub(super) fn catalog_relation(inner: &Arc<EngineInner>, id: RelationId) -> Result<Arc<Relation>> {
     let st = inner.lock();
     st.catalog
         .relations
@@ -416,7 +476,7 @@ fn catalog_relation(inner: &Arc<EngineInner>, id: RelationId) -> Result<Arc<Rela
         .ok_or_else(|| Error::new(SqlState::UNDEFINED_TABLE, "the relation was dropped"))
 }
 
-async fn wait_until_built(inner: &Arc<EngineInner>, inputs: &BTreeSet<RelationId>) -> Result<()> {
+pub(super) async fn wait_until_built(inner: &Arc<EngineInner>, inputs: &BTreeSet<RelationId>) -> Result<()> {
     inner
         .wait(|st| {
             for i in inputs {
@@ -424,6 +484,10 @@ async fn wait_until_built(inner: &Arc<EngineInner>, inputs: &BTreeSet<RelationId
                     Err(e) => return Some(Err(e)),
                     Ok(r) if r.quarantined.is_some() => {
                         return Some(Err(Error::new(SqlState::OBJECT_NOT_IN_STATE, "a view it reads is quarantined")));
+                    }
+                    Ok(r) if r.paused => {
+                        return Some(Err(Error::new(SqlState::OBJECT_NOT_IN_STATE, "a view it reads is paused")
+                            .hint("ALTER MATERIALIZED VIEW .. RESUME lets it go on.")));
                     }
                     Ok(r) if r.backfilling => return None,
                     Ok(_) => {}
@@ -458,6 +522,9 @@ pub(crate) async fn wait_for_frontier(
                                 SqlState::OBJECT_NOT_IN_STATE,
                                 format!("a view is quarantined: {reason}"),
                             )));
+                        }
+                        if r.paused && r.frontier < epoch {
+                            return Some(Err(Error::new(SqlState::OBJECT_NOT_IN_STATE, "a view is paused")));
                         }
                         if r.frontier < epoch || r.backfilling {
                             return None;
@@ -494,6 +561,9 @@ pub(crate) async fn wait_for_positions(inner: &Arc<EngineInner>, stream: Relatio
         .wait(|st| {
             let Ok(r) = st.relation(stream) else { return Some(Ok(())) };
             let s = r.source.as_ref()?;
+            if s.status == "paused" {
+                return Some(Ok(()));
+            }
             if s.readers == 0 || (s.ended && s.buffer.is_empty()) || reached(&s.positions, target) {
                 return Some(Ok(()));
             }
@@ -526,24 +596,10 @@ pub(crate) async fn drop_relations(inner: &Arc<EngineInner>, ids: &[RelationId])
     parked.wait(Epoch(0)).await?;
     let mut guard = inner.lock();
     let st = &mut *guard;
-    for g in &parked.groups {
-        let Some(group) = st.groups.get_mut(g) else { continue };
-        let Some(runner) = &mut group.runner else { continue };
-        let (gone, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut runner.jobs).into_iter().partition(|(id, _)| views.contains(id));
-        runner.jobs = kept;
-        group.jobs = runner.jobs.iter().map(|(id, _)| *id).collect();
-        group.inputs = super::tick::group_inputs(runner);
-        if group.jobs.is_empty() {
-            st.groups.remove(g);
-        }
-        for (_, job) in gone {
-            for relation in job.plan().relations() {
-                inner.detach_source(st, relation);
-            }
-        }
-    }
+    parked.take_jobs(st, &views);
     for id in ids {
+        st.paused.remove(id);
+        st.paused_jobs.remove(id);
         st.relations.remove(id);
     }
     st.prune_hubs();
@@ -552,7 +608,7 @@ pub(crate) async fn drop_relations(inner: &Arc<EngineInner>, ids: &[RelationId])
 }
 
 /// Drops the view of a `SUBSCRIBE (SELECT ..)`, which no manifest ever named.
-pub(super) async fn drop_anonymous(inner: &Arc<EngineInner>, id: RelationId) -> Result<()> {
+pub(crate) async fn drop_anonymous(inner: &Arc<EngineInner>, id: RelationId) -> Result<()> {
     let _ddl = inner.ddl.lock().await;
     drop_relations(inner, &[id]).await?;
     let mut st = inner.lock();

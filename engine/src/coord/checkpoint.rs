@@ -17,7 +17,7 @@ use millstream_sql::plan::RelationId;
 use super::tick::guarded;
 use super::{EngineInner, GroupId, State};
 use crate::catalog::{Catalog, codec};
-use crate::ckpt::{Manifest, RunRef, SlotRef, StateRef};
+use crate::ckpt::{Manifest, PausedRef, RunRef, SlotRef, StateRef};
 use crate::error::{Error, Result, SqlState};
 use crate::job::{FrozenSlot, OUTPUT_NODE};
 use crate::time::{Epoch, Timestamp};
@@ -58,10 +58,17 @@ struct Header {
     wal_seq: u64,
     catalog: Arc<Catalog>,
     sources: BTreeMap<u64, Positions>,
+    reported: BTreeMap<u64, Positions>,
+    paused: BTreeMap<u64, PausedRef>,
     live: BTreeSet<String>,
 }
 
-fn owner_of(id: RelationId, job: bool) -> String {
+/// Where the rows are that a paused view has seen of its inputs.
+pub(super) fn pause_owner(id: RelationId) -> String {
+    format!("pause/{}", id.0)
+}
+
+pub(super) fn owner_of(id: RelationId, job: bool) -> String {
     format!("{}/{}", if job { "job" } else { "table" }, id.0)
 }
 
@@ -87,7 +94,8 @@ impl EngineInner {
                 match slots {
                     Ok(slots) => {
                         if let Some(c) = &mut st.collecting {
-                            c.frozen.insert(owner_of(job, true), (shards, slots));
+                            // A view that was paused and resumed since the last checkpoint has parts here already.
+                            c.frozen.entry(owner_of(job, true)).or_insert((shards, Vec::new())).1.extend(slots);
                         }
                     }
                     Err(e) => {
@@ -98,7 +106,7 @@ impl EngineInner {
                     }
                 }
             }
-            st.put_back(id, runner);
+            inner.put_back(&mut st, id, runner);
             if let Some(c) = &mut st.collecting {
                 c.waiting.remove(&id);
             }
@@ -149,7 +157,9 @@ pub(crate) async fn checkpoint(inner: &Arc<EngineInner>) -> Result<()> {
         wal_seq: header.wal_seq,
         catalog: codec::encode(&header.catalog)?,
         sources: header.sources,
-        states: writer.states(header.epoch),
+        reported: header.reported,
+        states: writer.states(header.epoch, &header.paused),
+        paused: header.paused,
         ..Manifest::default()
     };
     // DDL may have changed the catalog since E; the manifest must not bring the old one back.
@@ -188,22 +198,38 @@ fn begin(inner: &Arc<EngineInner>) -> Result<Header> {
     let epoch = st.sealed;
     st.add_cut(epoch);
     let mut frozen: BTreeMap<String, (u32, Vec<FrozenSlot>)> = BTreeMap::new();
-    let mut sources = BTreeMap::new();
+    let (mut sources, mut reported) = (BTreeMap::new(), BTreeMap::new());
     for (id, r) in &mut st.relations {
         if let Some(store) = &mut r.store {
             let delta = store.freeze()?;
             frozen.insert(owner_of(*id, false), (1, vec![FrozenSlot { shard: 0, node: OUTPUT_NODE, delta }]));
         }
-        if let Some(s) = &r.source
-            && s.readers > 0
-        {
-            sources.insert(id.0, s.positions.clone());
+        if let Some(s) = &r.source {
+            if s.readers > 0 {
+                sources.insert(id.0, s.positions.clone());
+            }
+            reported.insert(id.0, s.reported.clone());
         }
+    }
+    // What views froze when they were paused: standing still they change nothing more.
+    for (owner, shards, slots) in st.frozen_aside.drain(..) {
+        frozen.entry(owner).or_insert((shards, Vec::new())).1.extend(slots);
     }
     let mut live: BTreeSet<String> = frozen.keys().cloned().collect();
     live.extend(st.groups.values().flat_map(|g| g.jobs.iter().map(|j| owner_of(*j, true))));
+    live.extend(st.paused.keys().flat_map(|id| [owner_of(*id, true), pause_owner(*id)]));
+    let paused = st.paused.iter().map(|(id, p)| (id.0, p.clone())).collect();
     st.collecting = Some(Collecting { epoch, waiting: st.groups.keys().copied().collect(), frozen });
-    let header = Header { epoch, clock: st.clock, wal_seq: st.wal_seq, catalog: st.catalog.clone(), sources, live };
+    let header = Header {
+        epoch,
+        clock: st.clock,
+        wal_seq: st.wal_seq,
+        catalog: st.catalog.clone(),
+        sources,
+        reported,
+        paused,
+        live,
+    };
     inner.advance(st);
     Ok(header)
 }
@@ -234,10 +260,13 @@ async fn upload(inner: &Arc<EngineInner>, writer: &mut Writer) -> Result<()> {
 }
 
 impl Writer {
-    fn states(&self, cut: Epoch) -> BTreeMap<String, StateRef> {
+    fn states(&self, cut: Epoch, paused: &BTreeMap<u64, PausedRef>) -> BTreeMap<String, StateRef> {
         self.stored
             .iter()
             .map(|(owner, slots)| {
+                let view =
+                    owner.split_once('/').filter(|(kind, _)| *kind != "table").and_then(|(_, id)| id.parse().ok());
+                let cut = view.and_then(|id: u64| paused.get(&id)).map_or(cut, |p| p.epoch);
                 let slots = slots
                     .iter()
                     .map(|((shard, node, slot), runs)| SlotRef {
@@ -277,6 +306,8 @@ pub(crate) async fn persist_catalog(inner: &Arc<EngineInner>, catalog: Catalog) 
         |owner: &str| owner.split_once('/').is_some_and(|(_, id)| id.parse().is_ok_and(|id| known.contains(&id)));
     manifest.states.retain(|owner, _| owner_known(owner));
     manifest.sources.retain(|id, _| known.contains(id));
+    manifest.reported.retain(|id, _| known.contains(id));
+    manifest.paused.retain(|id, _| known.contains(id));
     writer.stored.retain(|owner, _| owner_known(owner));
     writer.pending.retain(|(owner, ..)| owner_known(owner));
     extend(inner, &mut writer, manifest).await?;

@@ -4,18 +4,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{AsArray as _, RecordBatch};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::execution::SessionState;
 use datafusion::physical_expr::PhysicalExpr;
 use millstream_connectors::{
-    BadRecord, ErrorKind, Positions, Source, SourceChunk, SourceConfig, SourceEvent, SourceReader,
+    BadRecord, ErrorKind, Position, Positions, Source, SourceChunk, SourceConfig, SourceEvent, SourceReader,
 };
 use millstream_sql::plan::{PlanExpr, RelationId};
 
-use super::{BUFFER_ROWS_MAX, EngineInner, Ingested, State};
-use crate::catalog::{Body, Relation};
+use super::stream_options::OnError;
+use super::{BUFFER_ROWS_MAX, EngineInner, Ingested, SourceRt, State};
+use crate::catalog::{Body, Paused, Relation};
 use crate::error::{Error, Result, ResultExt as _};
 use crate::ops::map::MapOp;
 use crate::ops::{DeltaOp as _, ErrorSet, TickCx};
@@ -28,8 +29,13 @@ const HIGH_WATERMARK_INTERVAL: Duration = Duration::from_secs(5);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
+/// A column that sources add for streams with computed columns: where each row is from.
+const POSITION: &str = "__ms_position";
+
 /// From a source's columns to the stream's: order and computed columns.
 pub(crate) struct IngestMap {
+    /// What to do with records that cannot be read.
+    pub(crate) on_error: OnError,
     exprs: Vec<Arc<dyn PhysicalExpr>>,
     input: SchemaRef,
     output: SchemaRef,
@@ -37,7 +43,7 @@ pub(crate) struct IngestMap {
 
 /// Makes the [`IngestMap`] of a stream over a source with these columns.
 pub(crate) fn ingest_exprs(state: &SessionState, relation: &Relation, source: &SchemaRef) -> Result<IngestMap> {
-    let Body::Connector { generated, .. } = &relation.body else {
+    let Body::Connector { generated, options, .. } = &relation.body else {
         return Err(Error::internal("not a connector stream"));
     };
     let by_name: HashMap<&str, &str> = generated.iter().map(|g| (g.name.as_str(), g.expr.as_str())).collect();
@@ -48,7 +54,7 @@ pub(crate) fn ingest_exprs(state: &SessionState, relation: &Relation, source: &S
         .iter()
         .map(|f| match by_name.get(f.name().as_str()) {
             Some(text) => {
-                let expr = state.create_logical_expr(text, &schema).e()?;
+                let expr = millstream_sql::session::plan_expression(state, text, &schema)?;
                 let expr = datafusion::logical_expr::ExprSchemable::cast_to(expr, f.data_type(), &schema).e()?;
                 state.create_physical_expr(expr, &schema).e()
             }
@@ -63,7 +69,12 @@ pub(crate) fn ingest_exprs(state: &SessionState, relation: &Relation, source: &S
             }
         })
         .collect::<Result<Vec<_>>>()?;
-    Ok(IngestMap { exprs, input: source.clone(), output: relation.schema.clone() })
+    Ok(IngestMap {
+        on_error: super::stream_options::on_error(options)?,
+        exprs,
+        input: source.clone(),
+        output: relation.schema.clone(),
+    })
 }
 
 impl IngestMap {
@@ -71,39 +82,73 @@ impl IngestMap {
     pub(crate) fn apply(&self, chunk: &mut SourceChunk) -> Result<ZBatch> {
         let rows = std::mem::replace(&mut chunk.rows, RecordBatch::new_empty(self.input.clone()));
         let mut errors = ErrorSet::default();
-        let mut cx =
-            TickCx { from: Epoch(0), to: Epoch(0), clock: Timestamp(0), errors: &mut errors, chunk_rows: usize::MAX };
+        let out = self.map(rows.clone(), &mut errors)?;
+        if !errors.entries.is_empty() {
+            // Which rows they were: one by one, so that each has its own place.
+            let positions = rows.column_by_name(POSITION).and_then(|c| c.as_primitive_opt::<Int64Type>().cloned());
+            for i in 0..rows.num_rows() {
+                let mut errors = ErrorSet::default();
+                self.map(rows.slice(i, 1), &mut errors)?;
+                // Without its place a row is somewhere before the end of the chunk.
+                let position = positions.as_ref().map_or(chunk.end.0.saturating_sub(1), |p| p.value(i) as u64);
+                chunk.bad.extend(errors.entries.into_keys().map(|(_, reason, row)| BadRecord {
+                    split: chunk.split.clone(),
+                    position: Position(position),
+                    origin: "computed column".into(),
+                    column: None,
+                    reason,
+                    payload: match &positions {
+                        // The place is the last column.
+                        Some(_) => row.rsplit_once(", ").map_or(row.clone(), |(row, _)| format!("{row})")).into_bytes(),
+                        None => row.into_bytes(),
+                    },
+                }));
+            }
+        }
+        Ok(out)
+    }
+
+    fn map(&self, rows: RecordBatch, errors: &mut ErrorSet) -> Result<ZBatch> {
+        let mut cx = TickCx { from: Epoch(0), to: Epoch(0), clock: Timestamp(0), errors, chunk_rows: usize::MAX };
         let mut out: Vec<ZBatch> = Vec::new();
         let mut op = MapOp::new(self.input.clone(), Vec::new(), Some(self.exprs.clone()), self.output.clone());
         op.push(0, ZBatch::inserts(rows), &mut cx, &mut out)?;
-        for ((_, message, row), n) in errors.entries {
-            for _ in 0..n {
-                chunk.bad.push(BadRecord {
-                    split: chunk.split.clone(),
-                    position: chunk.end,
-                    origin: "computed column".into(),
-                    column: None,
-                    reason: message.clone(),
-                    payload: row.clone().into_bytes(),
-                });
-            }
-        }
         ZBatch::concat(&self.output, &out).e()
     }
+
+    /// [`Self::apply`] for readers that report nothing: with `on_error = 'fail'` a record that cannot be read ends them.
+    pub(crate) fn apply_quietly(&self, chunk: &mut SourceChunk) -> Result<ZBatch> {
+        let batch = self.apply(chunk)?;
+        match (self.on_error, chunk.bad.first()) {
+            (OnError::Fail, Some(b)) => Err(unreadable(b)),
+            _ => Ok(batch),
+        }
+    }
+}
+
+/// The error that stops a stream with `on_error = 'fail'`.
+fn unreadable(b: &BadRecord) -> Error {
+    let place = format!("{} (partition {}, offset {})", b.origin, b.split, b.position.0);
+    Error::new(crate::error::SqlState::DATA_EXCEPTION, format!("a record of {place} cannot be read: {}", b.reason))
+        .hint("ALTER STREAM .. SET (on_error = 'skip') goes on without it, 'dead_letter' puts it into ms.errors.")
 }
 
 /// The connector's configuration of a stream.
 fn config_of(relation: &Relation, base_dir: Option<std::path::PathBuf>) -> Result<SourceConfig> {
-    let Body::Connector { options, physical, metadata, .. } = &relation.body else {
+    let Body::Connector { options, physical, metadata, generated, .. } = &relation.body else {
         return Err(Error::internal("not a connector stream"));
     };
-    let metadata = metadata
+    let mut metadata = metadata
         .iter()
         .map(|(name, key)| {
             let field = relation.schema.field_with_name(name).e()?;
             Ok((name.clone(), key.clone(), field.data_type().clone()))
         })
         .collect::<Result<Vec<_>>>()?;
+    let has_offsets = options.get("connector").is_some_and(|c| c == "kafka" || c == "file");
+    if !generated.is_empty() && has_offsets {
+        metadata.push((POSITION.to_owned(), "offset".to_owned(), DataType::Int64));
+    }
     Ok(SourceConfig {
         name: relation.name.clone(),
         options: options.clone(),
@@ -120,11 +165,19 @@ pub(crate) async fn open_relation_source(inner: &Arc<EngineInner>, relation: &Re
     if let Some(s) = open {
         return Ok(s);
     }
-    let source = millstream_connectors::open_source(config_of(relation, inner.options.base_dir.clone())?).await.e()?;
+    let config = config_of(relation, inner.options.base_dir.clone())?;
+    let source = super::stream_options::open_source(config, &inner.options.environment).await?;
     if let Some(s) = inner.lock().relations.get_mut(&relation.id).and_then(|r| r.source.as_mut()) {
         s.source = Some(source.clone());
     }
     Ok(source)
+}
+
+/// Opens the source of a stream whose options are about to change, to see that they are right.
+pub(crate) async fn open_checked(inner: &Arc<EngineInner>, relation: &Relation) -> Result<()> {
+    let config = config_of(relation, inner.options.base_dir.clone())?;
+    let source = super::stream_options::open_source(config, &inner.options.environment).await?;
+    ingest_exprs(&inner.session_template, relation, &source.schema()).map(drop)
 }
 
 impl EngineInner {
@@ -137,17 +190,42 @@ impl EngineInner {
         if s.readers > 1 || stopping {
             return;
         }
+        let paused = relation.meta.paused != Paused::No;
         if let Body::Connector { start, .. } = &relation.body
             && s.positions.is_empty()
         {
             s.positions = start.clone();
         }
-        s.ended = false;
-        s.ended_readers = 0;
+        s.stop();
+        if paused {
+            s.status = "paused".into();
+        } else {
+            self.start_source(s, relation);
+        }
+    }
+
+    fn start_source(self: &Arc<Self>, s: &mut SourceRt, relation: Arc<Relation>) {
         s.status = "starting".into();
         let inner = self.clone();
         let task = self.tasks.spawn(async move { inner.run_source(relation).await });
         s.tasks.push(task.abort_handle());
+    }
+
+    /// Stops the readers of a stream; unless it is paused, new ones go on where the last epoch ended, with the options the
+    /// catalog has now.
+    pub(crate) fn restart_source(self: &Arc<Self>, st: &mut State, id: RelationId) {
+        let Some(relation) = st.catalog.relations.get(&id).cloned() else { return };
+        let stopping = st.stopping;
+        let Some(s) = st.relations.get_mut(&id).and_then(|r| r.source.as_mut()) else { return };
+        s.stop();
+        s.source = None;
+        s.status = "stopped".into();
+        if relation.meta.paused != Paused::No {
+            s.status = "paused".into();
+        } else if s.readers > 0 && !stopping {
+            self.start_source(s, relation);
+        }
+        self.advance(st);
     }
 
     /// Counts a reader less; the last stops the tasks, and the stream starts anew for the next one.
@@ -155,11 +233,8 @@ impl EngineInner {
         let Some(s) = st.relations.get_mut(&id).and_then(|r| r.source.as_mut()) else { return };
         s.readers = s.readers.saturating_sub(1);
         if s.readers == 0 {
-            s.tasks.drain(..).for_each(|t| t.abort());
-            s.buffer.clear();
-            s.buffer_rows = 0;
+            s.stop();
             s.positions = Positions::new();
-            s.ended = false;
             s.status = "stopped".into();
         }
     }
@@ -185,21 +260,22 @@ impl EngineInner {
         let id = relation.id;
         let source = open_relation_source(&self, relation).await?;
         let map = Arc::new(ingest_exprs(&self.session_template, relation, &source.schema())?);
-        let from = {
+        let (from, run) = {
             let st = self.lock();
-            st.relation(id)?.source.as_ref().map(|s| s.positions.clone()).unwrap_or_default()
+            let Some(s) = &st.relation(id)?.source else { return Ok(()) };
+            (s.positions.clone(), s.run)
         };
         let readers = source.open(&from, None, self.workers).await.e()?;
         let mut st = self.lock();
         let count = readers.len();
         let Some(s) = st.relations.get_mut(&id).and_then(|r| r.source.as_mut()) else { return Ok(()) };
-        if s.readers == 0 {
+        if s.readers == 0 || s.run != run {
             return Ok(());
         }
         s.status = "running".into();
         s.tasks.push(self.tasks.spawn(self.clone().follow_high_watermarks(id, source)).abort_handle());
         for reader in readers {
-            let task = self.tasks.spawn(self.clone().run_reader(id, reader, map.clone(), count));
+            let task = self.tasks.spawn(self.clone().run_reader(id, reader, map.clone(), (run, count)));
             s.tasks.push(task.abort_handle());
         }
         Ok(())
@@ -225,7 +301,7 @@ impl EngineInner {
         id: RelationId,
         mut reader: Box<dyn SourceReader>,
         map: Arc<IngestMap>,
-        readers: usize,
+        (run, readers): (u64, usize),
     ) {
         let mut backoff = BACKOFF_MIN;
         let mut changes = self.changed.subscribe();
@@ -257,11 +333,27 @@ impl EngineInner {
                             return;
                         }
                     };
+                    if map.on_error == OnError::Fail
+                        && let Some(bad) = chunk.bad.first()
+                    {
+                        let e = unreadable(bad);
+                        tracing::error!(stream = id.0, "source stopped: {}", e.message);
+                        self.set_source_status(id, &format!("failed: {}", e.message));
+                        return;
+                    }
                     let mut st = self.lock();
                     if st.stopping {
                         return;
                     }
                     let Some(s) = st.relations.get_mut(&id).and_then(|r| r.source.as_mut()) else { return };
+                    // A reader that was stopped while it decoded must not deliver: another one reads from there.
+                    if s.run != run {
+                        return;
+                    }
+                    if map.on_error == OnError::Skip {
+                        s.bad += chunk.bad.len() as u64;
+                        chunk.bad.clear();
+                    }
                     s.buffer_rows += batch.len();
                     s.buffer.push_back(Ingested { chunk, batch });
                     self.advance(&mut st);
@@ -269,7 +361,9 @@ impl EngineInner {
                 Ok(SourceEvent::Idle) => {}
                 Ok(SourceEvent::End) => {
                     let mut st = self.lock();
-                    if let Some(s) = st.relations.get_mut(&id).and_then(|r| r.source.as_mut()) {
+                    if let Some(s) = st.relations.get_mut(&id).and_then(|r| r.source.as_mut())
+                        && s.run == run
+                    {
                         s.ended_readers += 1;
                         if s.ended_readers == readers {
                             s.ended = true;
@@ -294,9 +388,24 @@ impl EngineInner {
     }
 
     fn set_source_status(&self, id: RelationId, status: &str) {
-        if let Some(s) = self.lock().relations.get_mut(&id).and_then(|r| r.source.as_mut()) {
+        let mut st = self.lock();
+        if let Some(s) = st.relations.get_mut(&id).and_then(|r| r.source.as_mut()) {
             s.status = status.into();
         }
+        // Whoever waits for the stream wants to know that it failed.
+        self.changed.send_modify(|n| *n = n.wrapping_add(1));
+    }
+}
+
+impl SourceRt {
+    /// Stops all readers; what they decoded and nobody sealed is read again.
+    fn stop(&mut self) {
+        self.tasks.drain(..).for_each(|t| t.abort());
+        self.run += 1;
+        self.buffer.clear();
+        self.buffer_rows = 0;
+        self.ended = false;
+        self.ended_readers = 0;
     }
 }
 
@@ -314,7 +423,7 @@ pub(super) async fn read_range(
     for reader in &mut readers {
         loop {
             match reader.poll(POLL_ROWS, POLL_WAIT).await {
-                Ok(SourceEvent::Chunk(mut chunk)) => sink(map.apply(&mut chunk)?)?,
+                Ok(SourceEvent::Chunk(mut chunk)) => sink(map.apply_quietly(&mut chunk)?)?,
                 Ok(SourceEvent::Idle) => {}
                 Ok(SourceEvent::End) => break,
                 Err(e) if e.kind == ErrorKind::Retryable => tokio::time::sleep(BACKOFF_MIN).await,

@@ -6,7 +6,9 @@ use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringViewAr
 use arrow::datatypes::{DataType, Field, Schema};
 
 use super::EngineInner;
-use crate::api::{Metric, RelationInfo};
+use millstream_sql::parse::mask_in_definition;
+
+use crate::api::{IndexInfo, Metric, RelationInfo};
 use crate::catalog::{Body, SYSTEM_SCHEMA};
 use crate::error::{Result, ResultExt as _};
 
@@ -29,8 +31,16 @@ pub(crate) fn relations(inner: &Arc<EngineInner>) -> Vec<RelationInfo> {
             primary_key: r.primary_key.iter().map(|i| r.schema.field(*i).name().clone()).collect(),
             definition: match &r.body {
                 Body::View { query, .. } | Body::MaterializedView { query, .. } => query.clone(),
-                _ => r.definition.clone(),
+                _ => mask_in_definition(&r.definition),
             },
+            comment: r.meta.comment.clone(),
+            column_comments: r.meta.column_comments.clone(),
+            indexes: r
+                .meta
+                .indexes
+                .iter()
+                .map(|i| IndexInfo { id: i.id.0, name: i.name.clone(), columns: i.columns.clone() })
+                .collect(),
         })
         .collect()
 }
@@ -88,10 +98,11 @@ pub(crate) fn system_table(inner: &Arc<EngineInner>, name: &str) -> Result<Optio
             for r in st.catalog.relations.values() {
                 let Body::MaterializedView { plan, .. } = &r.body else { continue };
                 let Some(rt) = st.relations.get(&r.id) else { continue };
-                let status = match (&rt.quarantined, rt.backfilling) {
-                    (Some(_), _) => "quarantined",
-                    (None, true) => "backfilling",
-                    (None, false) => "running",
+                let status = match (&rt.quarantined, rt.paused, rt.backfilling) {
+                    (Some(_), ..) => "quarantined",
+                    (None, true, _) => "paused",
+                    (None, false, true) => "backfilling",
+                    (None, false, false) => "running",
                 };
                 let strategy = plan.nodes.iter().map(|n| n.op.tier()).max();
                 let strategy = match strategy {
@@ -168,8 +179,9 @@ pub(crate) fn system_table(inner: &Arc<EngineInner>, name: &str) -> Result<Optio
                     .text("schema_name", Some(&r.schema_name))
                     .text("name", Some(&r.name))
                     .text("kind", Some(r.kind().noun()))
-                    .text("definition", Some(&r.definition))
-                    .bool("system", r.schema_name == SYSTEM_SCHEMA);
+                    .text("definition", Some(&mask_in_definition(&r.definition)))
+                    .bool("system", r.schema_name == SYSTEM_SCHEMA)
+                    .text("comment", r.meta.comment.as_deref());
             }
             t.header(&[
                 ("id", 'i'),
@@ -178,6 +190,7 @@ pub(crate) fn system_table(inner: &Arc<EngineInner>, name: &str) -> Result<Optio
                 ("kind", 't'),
                 ("definition", 't'),
                 ("system", 'b'),
+                ("comment", 't'),
             ]);
         }
         "view_errors" => {

@@ -13,11 +13,16 @@
 
 mod backfill;
 mod checkpoint;
+mod index;
 mod ingest;
 mod introspect;
+mod pause;
 mod recover;
 mod seal;
+mod stream_options;
 mod subscribe;
+#[cfg(test)]
+mod tests;
 mod tick;
 mod write;
 
@@ -38,14 +43,21 @@ use crate::error::{Error, Result, SqlState};
 use crate::job::JobRunner;
 use crate::job::output::{OutputSnapshot, OutputStore};
 use crate::ops::ErrorSet;
+use crate::state::ordered::{OrderedIndex, OrderedSnapshot};
 use crate::time::{Epoch, Timestamp};
 use crate::zset::ZBatch;
 
-pub(crate) use backfill::{CutGuard, create_view, drop_relations, wait_for_frontier, wait_for_positions};
+pub(crate) use backfill::{
+    CutGuard, create_view, drop_anonymous, drop_relations, wait_for_frontier, wait_for_positions,
+};
 pub(crate) use checkpoint::{checkpoint, persist_catalog};
-pub(crate) use ingest::{IngestMap, ingest_exprs, open_relation_source};
+pub(crate) use index::{install_index, remove_index};
+pub(crate) use ingest::{IngestMap, ingest_exprs, open_checked, open_relation_source};
 pub(crate) use introspect::{SYSTEM_TABLES, catalog_version, metrics, relations, system_table};
+pub(crate) use pause::{pause_views, resume_views};
 pub(crate) use recover::{new_relation, open};
+pub use stream_options::Environment;
+pub(crate) use stream_options::{altered, check_common, open_source, process_environment};
 pub(crate) use subscribe::{subscribe, subscribe_id};
 pub(crate) use write::{insert, write};
 
@@ -95,6 +107,8 @@ pub(crate) struct DeltaEntry {
 pub(crate) struct Version {
     pub shards: Vec<OutputSnapshot>,
     pub errors: Arc<ErrorSet>,
+    /// The same rows in order of some columns, by the number of the index.
+    pub indexes: Vec<(RelationId, OrderedSnapshot)>,
 }
 
 /// A relation at run time: its hub, its versions, its rows if they live here, its source if it has one.
@@ -109,7 +123,13 @@ pub(crate) struct RelationRt {
     pub published: BTreeMap<Epoch, Arc<Version>>,
     /// Rows of a table or native stream.
     store: Option<OutputStore>,
+    /// Indexes of a table or native stream; those of a view are with its job.
+    indexes: Vec<(RelationId, OrderedIndex)>,
     pub source: Option<SourceRt>,
+    /// The last epoch with a client write of this table or native stream.
+    pub last_write: Epoch,
+    /// A view that stands still: it is read at its own frontier.
+    pub paused: bool,
     /// Why this view is quarantined.
     pub quarantined: Option<String>,
     /// A view: its frontier follows its own ticks. Base relations follow the sealed epoch.
@@ -135,6 +155,10 @@ pub(crate) struct SourceRt {
     pub source: Option<Arc<dyn Source>>,
     /// Positions at the last sealed epoch.
     pub positions: Positions,
+    /// Up to where records that cannot be read are in `ms.errors`; outlives the readers.
+    pub reported: Positions,
+    /// Counts starts of the readers: those of an earlier start deliver no more.
+    run: u64,
     buffer: VecDeque<Ingested>,
     buffer_rows: usize,
     /// Views that read it; readers run while there are any.
@@ -210,6 +234,14 @@ pub(crate) struct State {
     pub holds: BTreeMap<Epoch, usize>,
     pub cursors: BTreeMap<u64, Cursor>,
     next_cursor: u64,
+    /// Views that stand still, and where: from PAUSE until they have caught up after RESUME.
+    pub paused: BTreeMap<RelationId, crate::ckpt::PausedRef>,
+    /// Their jobs; not there while one catches up.
+    paused_jobs: BTreeMap<RelationId, pause::PausedView>,
+    /// By owner: shards and parts that were frozen outside of a checkpoint and go with the next one.
+    frozen_aside: Vec<(String, u32, Vec<crate::job::FrozenSlot>)>,
+    /// Views that gave way to a replacement, for those who followed them.
+    pub replaced: BTreeSet<RelationId>,
     /// The epoch at which groups freeze, and what they have frozen.
     collecting: Option<checkpoint::Collecting>,
     /// No new epochs from sources.
@@ -285,6 +317,19 @@ impl State {
     pub(crate) fn relation(&self, id: RelationId) -> Result<&RelationRt> {
         self.relations.get(&id).ok_or_else(|| Error::new(SqlState::UNDEFINED_TABLE, "relation was dropped"))
     }
+    /// The epoch of the last acknowledged write that a reader of these relations must see.
+    pub(crate) fn write_floor(&self, relations: impl IntoIterator<Item = RelationId>) -> Epoch {
+        let mut floor = Epoch(0);
+        let (mut seen, mut next) = (BTreeSet::new(), relations.into_iter().collect::<Vec<_>>());
+        while let Some(id) = next.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            floor = floor.max(self.relations.get(&id).map_or(Epoch(0), |r| r.last_write));
+            next.extend(self.catalog.relations.get(&id).into_iter().flat_map(|r| r.inputs.iter().copied()));
+        }
+        floor
+    }
     pub(crate) fn add_cut(&mut self, e: Epoch) {
         *self.cuts.entry(e).or_insert(0) += 1;
     }
@@ -326,7 +371,10 @@ impl RelationRt {
             frontier,
             published: BTreeMap::new(),
             store: None,
+            indexes: Vec::new(),
             source: None,
+            last_write: Epoch(0),
+            paused: false,
             quarantined: None,
             derived: false,
             backfilling: false,
@@ -336,6 +384,12 @@ impl RelationRt {
     /// The version a reader at `epoch` sees.
     pub(crate) fn version_at(&self, epoch: Epoch) -> Option<(Epoch, Arc<Version>)> {
         self.published.range(..=epoch).next_back().map(|(e, v)| (*e, v.clone()))
+    }
+    /// The rows of a table or native stream as they are now.
+    fn stored_version(&self) -> Option<Version> {
+        let store = self.store.as_ref()?;
+        let indexes = self.indexes.iter().map(|(id, i)| (*id, i.snapshot())).collect();
+        Some(Version { shards: vec![store.snapshot()], errors: Arc::new(ErrorSet::default()), indexes })
     }
     fn publish(&mut self, epoch: Epoch, version: Version, holds: &[Epoch]) {
         self.published.insert(epoch, Arc::new(version));

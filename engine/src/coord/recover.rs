@@ -12,16 +12,16 @@ use tokio::sync::{mpsc, watch};
 use super::checkpoint::Writer;
 use super::tick::{group_inputs, version_of};
 use super::{
-    EngineInner, Group, GroupRunner, PendingWrite, RelationRt, SourceRt, State, Version, backfill, checkpoint, seal,
+    EngineInner, Group, GroupRunner, PendingWrite, RelationRt, SourceRt, State, backfill, checkpoint, pause, seal,
     write,
 };
 use crate::api::{Engine, EngineOptions};
-use crate::catalog::{Body, Catalog, ERRORS_ID, Relation, SYSTEM_SCHEMA, codec};
+use crate::catalog::{Body, Catalog, ERRORS_ID, Meta, Paused, Relation, SYSTEM_SCHEMA, codec};
 use crate::ckpt::{CheckpointStore, Manifest, StateRef, Wal};
 use crate::error::{Error, Result, ResultExt as _};
 use crate::job::JobRunner;
 use crate::job::output::OutputStore;
-use crate::ops::ErrorSet;
+use crate::state::ordered::OrderedIndex;
 use crate::zset::ZBatch;
 
 /// Writes that may wait for the WAL.
@@ -29,13 +29,21 @@ const WAL_QUEUE: usize = 1024;
 /// Runs fetched at once.
 const DOWNLOADS: usize = 4;
 
-pub(crate) async fn open(mut options: EngineOptions) -> Result<Engine> {
+pub(crate) async fn open(options: EngineOptions) -> Result<Engine> {
+    let objects = millstream_connectors::store::open_store(&options.data, &[]).e()?;
+    open_over(options, objects).await
+}
+
+/// [`open`] over a store that is open already.
+pub(crate) async fn open_over(
+    mut options: EngineOptions,
+    objects: Arc<dyn object_store::ObjectStore>,
+) -> Result<Engine> {
     let workers = match options.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
     options.epoch_rows_max = options.epoch_rows_max.max(1);
-    let objects = millstream_connectors::store::open_store(&options.data, &[]).e()?;
     let template = millstream_sql::session::session_state(workers);
     let (store, manifest) = CheckpointStore::open(objects.clone()).await?;
     let manifest = manifest.unwrap_or_default();
@@ -74,13 +82,14 @@ pub(crate) async fn open(mut options: EngineOptions) -> Result<Engine> {
         table_locks: Mutex::new(HashMap::new()),
         options,
     });
-    let unbuilt = restore_jobs(&inner, &manifest).await?;
+    let (unbuilt, resumed) = restore_jobs(&inner, &manifest).await?;
     replay(&inner, log);
     inner.tasks.spawn(write::run_wal(inner.clone(), wal, wal_requests));
     inner.tasks.spawn(checkpoint::run_checkpoints(inner.clone()));
     for id in unbuilt {
         backfill::build_in_background(&inner, id);
     }
+    pause::resume_in_background(&inner, resumed);
     let mut st = inner.lock();
     inner.advance(&mut st);
     drop(st);
@@ -99,13 +108,24 @@ async fn restore_state(store: &CheckpointStore, manifest: &Manifest, mut catalog
             for (_, _, batch) in fetch(store, stored).await? {
                 rows.restore(&ZBatch::from_weighted(&batch).e()?)?;
             }
-            let version = Version { shards: vec![rows.snapshot()], errors: Arc::new(ErrorSet::default()) };
-            rt.publish(manifest.epoch, version, &[]);
+            for index in &relation.meta.indexes {
+                let mut built = OrderedIndex::new(relation.schema.clone(), index.columns.clone())?;
+                rows.snapshot().scan()?.iter().try_for_each(|b| built.append(b))?;
+                rt.indexes.push((index.id, built));
+            }
+            if let Some(version) = rt.stored_version() {
+                rt.publish(manifest.epoch, version, &[]);
+            }
         }
         if let Some(s) = &mut rt.source
             && let Some(p) = manifest.sources.get(&relation.id.0)
         {
             s.positions = p.clone();
+        }
+        if let Some(s) = &mut rt.source
+            && let Some(p) = manifest.reported.get(&relation.id.0)
+        {
+            s.reported = p.clone();
         }
         relations.insert(relation.id, rt);
     }
@@ -122,6 +142,10 @@ async fn restore_state(store: &CheckpointStore, manifest: &Manifest, mut catalog
         holds: BTreeMap::new(),
         cursors: BTreeMap::new(),
         next_cursor: 0,
+        paused: BTreeMap::new(),
+        paused_jobs: BTreeMap::new(),
+        frozen_aside: Vec::new(),
+        replaced: BTreeSet::new(),
         collecting: None,
         stopping: false,
         last_seal: None,
@@ -148,8 +172,7 @@ pub(crate) fn new_relation(relation: &Relation, frontier: crate::time::Epoch) ->
         Body::MaterializedView { .. } => rt.derived = true,
         Body::View { .. } => {}
     }
-    if let Some(store) = &rt.store {
-        let version = Version { shards: vec![store.snapshot()], errors: Arc::new(ErrorSet::default()) };
+    if let Some(version) = rt.stored_version() {
         rt.published.insert(frontier, Arc::new(version));
     }
     rt
@@ -160,6 +183,8 @@ impl Default for SourceRt {
         Self {
             source: None,
             positions: Default::default(),
+            reported: Default::default(),
+            run: 0,
             buffer: Default::default(),
             buffer_rows: 0,
             readers: 0,
@@ -185,6 +210,7 @@ fn errors_relation() -> Relation {
         definition: "CREATE STREAM ms.errors".into(),
         inputs: Vec::new(),
         body: Body::Table { append_only: true, defaults: BTreeMap::new() },
+        meta: Meta::default(),
     }
 }
 
@@ -203,16 +229,21 @@ async fn fetch(store: &CheckpointStore, state: &StateRef) -> Result<Vec<(u32, St
     Ok(fetched.into_iter().flatten().collect())
 }
 
-/// Rebuilds every view that has state; returns those that must be built from history.
-async fn restore_jobs(inner: &Arc<EngineInner>, manifest: &Manifest) -> Result<Vec<RelationId>> {
+/// Rebuilds every view that has state; returns those that must be built from history, and those that were resumed but
+/// had not caught up.
+async fn restore_jobs(inner: &Arc<EngineInner>, manifest: &Manifest) -> Result<(Vec<RelationId>, Vec<RelationId>)> {
     let catalog = inner.lock().catalog.clone();
     let mut unbuilt: Vec<RelationId> = Vec::new();
+    let mut resumed: Vec<RelationId> = Vec::new();
     let mut runners: BTreeMap<RelationId, JobRunner> = BTreeMap::new();
     for relation in catalog.relations.values() {
         let Body::MaterializedView { plan, .. } = &relation.body else { continue };
         let upstream_unbuilt = relation.inputs.iter().any(|i| unbuilt.contains(i));
         let stored = manifest.states.get(&format!("job/{}", relation.id.0)).filter(|_| !upstream_unbuilt);
         let Some(stored) = stored else {
+            let mut st = inner.lock();
+            Arc::make_mut(&mut st.catalog).update(relation.id, |r| r.meta.paused = Paused::No);
+            drop(st);
             unbuilt.push(relation.id);
             continue;
         };
@@ -222,7 +253,28 @@ async fn restore_jobs(inner: &Arc<EngineInner>, manifest: &Manifest) -> Result<V
             job.restore(node, &slot, &batch)?;
         }
         job.restored()?;
-        runners.insert(relation.id, job);
+        for index in &relation.meta.indexes {
+            job.add_index(index.id, &index.columns)?;
+        }
+        let Some(paused) = manifest.paused.get(&relation.id.0) else {
+            if relation.meta.paused != Paused::No {
+                // The checkpoint that would have made the pause true never happened.
+                let mut st = inner.lock();
+                Arc::make_mut(&mut st.catalog).update(relation.id, |r| r.meta.paused = Paused::No);
+            }
+            runners.insert(relation.id, job);
+            continue;
+        };
+        let mut inputs: BTreeMap<RelationId, ZBatchList> = BTreeMap::new();
+        if let Some(stored) = manifest.states.get(&checkpoint::pause_owner(relation.id)) {
+            for (node, _, batch) in fetch(&inner.store, stored).await? {
+                inputs.entry(RelationId(u64::from(node))).or_default().push(ZBatch::from_weighted(&batch).e()?);
+            }
+        }
+        pause::restore(inner, relation.id, job, paused, inputs);
+        if relation.meta.paused == Paused::No {
+            resumed.push(relation.id);
+        }
     }
     let mut st = inner.lock();
     let components = components(&catalog, &runners.keys().copied().collect());
@@ -247,8 +299,11 @@ async fn restore_jobs(inner: &Arc<EngineInner>, manifest: &Manifest) -> Result<V
             r.backfilling = true;
         }
     }
-    Ok(unbuilt)
+    Ok((unbuilt, resumed))
 }
+
+/// Rows of one relation.
+pub(super) type ZBatchList = Vec<ZBatch>;
 
 /// Views connected by views on views, each set in topological order (ids grow from upstream to downstream).
 pub(super) fn components(catalog: &Catalog, views: &BTreeSet<RelationId>) -> Vec<Vec<RelationId>> {

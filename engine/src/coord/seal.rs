@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use millstream_connectors::BadRecord;
+use millstream_connectors::{BadRecord, Position};
 use millstream_sql::plan::RelationId;
 
-use super::{EngineInner, HUB_BYTES_MAX, RelationRt, State, Version};
+use super::{EngineInner, HUB_BYTES_MAX, RelationRt, State};
 use crate::catalog::ERRORS_ID;
 use crate::error::{Result, ResultExt as _};
-use crate::ops::ErrorSet;
 use crate::time::{Epoch, Timestamp};
 use crate::zset::ZBatch;
 
@@ -74,9 +73,14 @@ impl EngineInner {
                 s.buffer_rows -= i.batch.len();
                 s.rows += i.batch.len() as u64;
                 s.bytes += i.chunk.bytes as u64;
-                s.bad += i.chunk.bad.len() as u64;
+                // A stream that is read again from its start meets the same records: they are reported already.
+                let reported = s.reported.entry(i.chunk.split.clone()).or_insert(Position(0));
+                let new = i.chunk.bad.into_iter().filter(|b| b.position >= *reported);
+                let before = bad.len();
+                bad.extend(new.map(|b| (*id, b)));
+                s.bad += (bad.len() - before) as u64;
+                *reported = (*reported).max(i.chunk.end);
                 s.positions.insert(i.chunk.split, i.chunk.end);
-                bad.extend(i.chunk.bad.into_iter().map(|b| (*id, b)));
                 if !i.batch.is_empty() {
                     changes.entry(*id).or_default().push(i.batch);
                 }
@@ -84,6 +88,9 @@ impl EngineInner {
         }
         for w in st.writes.drain(..) {
             st.wal_seq = st.wal_seq.max(w.wal_seq);
+            if let Some(r) = st.relations.get_mut(&w.relation) {
+                r.last_write = epoch;
+            }
             if !w.batch.is_empty() {
                 changes.entry(w.relation).or_default().push(w.batch);
             }
@@ -102,12 +109,18 @@ impl EngineInner {
             let Some(r) = st.relations.get_mut(&id) else { continue };
             r.counters.rows_out += batches.iter().map(|b| b.len() as u64).sum::<u64>();
             if let Some(store) = &mut r.store {
-                if let Err(e) = batches.iter().try_for_each(|b| store.append(b)) {
+                let indexes = &mut r.indexes;
+                let append = |b: &ZBatch| {
+                    store.append(b)?;
+                    indexes.iter_mut().try_for_each(|(_, i)| i.append(b))
+                };
+                if let Err(e) = batches.iter().try_for_each(append) {
                     self.fail(e);
                     return;
                 }
-                let version = Version { shards: vec![store.snapshot()], errors: Arc::new(ErrorSet::default()) };
-                r.publish(epoch, version, &holds);
+                if let Some(version) = r.stored_version() {
+                    r.publish(epoch, version, &holds);
+                }
             }
             if watched.contains(&id) {
                 r.push_delta(epoch, batches);

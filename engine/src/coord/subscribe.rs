@@ -68,10 +68,13 @@ pub(crate) async fn subscribe_id(
     snapshot: bool,
     anonymous: Option<RelationId>,
 ) -> Result<Subscription> {
-    // While a view is built (after a restart, say) there is no boundary that a snapshot could be taken at.
+    // While a view is built (after a restart, say) there is no boundary that a snapshot could be taken at. What was
+    // written and acknowledged is in the snapshot.
+    let floor = inner.lock().write_floor([id]);
     inner
         .wait(|st| match st.relation(id) {
-            Ok(r) if r.backfilling && r.quarantined.is_none() => None,
+            Ok(r) if r.quarantined.is_some() || r.paused => Some(Ok(())),
+            Ok(r) if r.backfilling || r.frontier < floor => None,
             Ok(_) => Some(Ok(())),
             Err(e) => Some(Err(e)),
         })
@@ -120,7 +123,16 @@ async fn pump(
     loop {
         let inner = &guard.inner;
         let step = inner.wait(|st| {
-            let Some(r) = st.relations.get(&id) else { return Some(Ok(None)) };
+            let Some(r) = st.relations.get(&id) else {
+                if st.replaced.contains(&id) {
+                    return Some(Err(Error::new(
+                        SqlState::OBJECT_NOT_IN_STATE,
+                        "the materialized view was replaced by another one of its name",
+                    )
+                    .hint("Subscribe again: the columns may be others.")));
+                }
+                return Some(Ok(None));
+            };
             if let Some(reason) = &r.quarantined {
                 return Some(Err(Error::new(SqlState::OBJECT_NOT_IN_STATE, format!("view is quarantined: {reason}"))));
             }

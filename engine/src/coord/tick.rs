@@ -123,7 +123,7 @@ impl EngineInner {
         if let Some(group) = st.groups.get_mut(&id) {
             group.frontier = at.to;
         }
-        st.put_back(id, runner);
+        self.put_back(st, id, runner);
         st.prune_hubs();
     }
 
@@ -132,7 +132,8 @@ impl EngineInner {
         let mut runner = {
             let mut st = self.lock();
             let Some(group) = st.groups.get_mut(&id) else { return };
-            if group.running {
+            // Who parked a group counts on finding its jobs in it.
+            if group.running || group.parked_at.is_some() {
                 return;
             }
             let Some(runner) = group.runner.take() else { return };
@@ -152,34 +153,42 @@ impl EngineInner {
         {
             r.quarantined = Some(e.message);
         }
-        st.put_back(id, runner);
+        self.put_back(&mut st, id, runner);
         self.advance(&mut st);
     }
-}
 
-impl State {
     /// A group that ran stands still again; jobs that failed, and those that read them, have left it.
-    pub(super) fn put_back(&mut self, id: GroupId, mut runner: GroupRunner) {
+    pub(super) fn put_back(&self, st: &mut State, id: GroupId, mut runner: GroupRunner) {
         for (job, j) in &runner.jobs {
-            let failed = |r: &RelationId| self.relations.get(r).is_some_and(|r| r.quarantined.is_some());
+            let failed = |r: &RelationId| st.relations.get(r).is_some_and(|r| r.quarantined.is_some());
             if !failed(job)
                 && j.plan().relations().iter().any(failed)
-                && let Some(r) = self.relations.get_mut(job)
+                && let Some(r) = st.relations.get_mut(job)
             {
                 r.quarantined = Some("a view it reads is quarantined".into());
             }
         }
-        runner.jobs.retain(|(job, _)| self.relations.get(job).is_some_and(|r| r.quarantined.is_none()));
+        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut runner.jobs)
+            .into_iter()
+            .partition(|(job, _)| st.relations.get(job).is_some_and(|r| r.quarantined.is_none()));
+        runner.jobs = kept;
+        for (_, job) in gone {
+            for relation in job.plan().relations() {
+                self.detach_source(st, relation);
+            }
+        }
         if runner.jobs.is_empty() {
-            self.groups.remove(&id);
-        } else if let Some(group) = self.groups.get_mut(&id) {
+            st.groups.remove(&id);
+        } else if let Some(group) = st.groups.get_mut(&id) {
             group.running = false;
             group.jobs = runner.jobs.iter().map(|(job, _)| *job).collect();
             group.inputs = group_inputs(&runner);
             group.runner = Some(runner);
         }
     }
+}
 
+impl State {
     /// The next tick `(from, to]` of a group: up to the next cut, the place it is parked at, or as many sealed epochs
     /// as fit a tick.
     fn next_range(&self, id: GroupId) -> Option<(Epoch, Epoch)> {
@@ -260,7 +269,7 @@ fn tick_group(runner: &mut GroupRunner, mut inputs: HashMap<RelationId, Vec<ZBat
 /// The readable version of a job after a tick.
 pub(super) fn version_of(job: &JobRunner) -> Version {
     let errors = if job.errors().is_empty() { Arc::new(ErrorSet::default()) } else { Arc::new(job.errors().clone()) };
-    Version { shards: job.snapshot(), errors }
+    Version { shards: job.snapshot(), errors, indexes: job.index_snapshots() }
 }
 
 /// Runs a step of a job; a panic is an error of this job alone.

@@ -8,6 +8,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use millstream_sql::plan::{ChangelogKind, IncNode, IncOp, IncPlan, PlanExpr};
 
 use crate::error::{Result, ResultExt as _};
+use crate::ops::top_n::Counting;
 use crate::ops::{DeltaOp, Shard};
 
 fn compile(exprs: &[PlanExpr], input: &Schema) -> Result<Vec<Arc<dyn PhysicalExpr>>> {
@@ -36,6 +37,7 @@ pub(super) fn operator(
             Box::new(crate::ops::row_map::RowMapOp::new(state, plan, input(0).schema.clone(), output)?)
         }
         IncOp::Distinct => Box::new(crate::ops::distinct::DistinctOp::new(output, shard)?),
+        IncOp::SetOp { kind } => Box::new(crate::ops::set_op::SetOp::new(*kind, output, shard)?),
         IncOp::Join { kind, on, residual, null_equals_null } => {
             let (left, right) = (input(0).schema.clone(), input(1).schema.clone());
             let residual = residual.as_ref().map(|r| r.compile(&joined(&left, &right)).e()).transpose()?;
@@ -73,6 +75,24 @@ pub(super) fn operator(
                 shard,
             )?)
         }
+        IncOp::TopRank { partition, order, limit, dense } => Box::new(crate::ops::top_n::TopNOp::ranked(
+            input(0).schema.clone(),
+            partition.clone(),
+            order.clone(),
+            *limit,
+            if *dense { Counting::DenseRank } else { Counting::Rank },
+            output,
+            shard,
+        )?),
+        IncOp::Over { partition, order, plan: stored } => Box::new(crate::ops::over::OverOp::new(
+            state,
+            stored,
+            input(0).schema.clone(),
+            partition.clone(),
+            order.clone(),
+            output,
+            shard,
+        )?),
         IncOp::Recompute { plan: stored, keys, .. } => {
             let inputs = node.inputs.iter().map(|n| plan.node(*n).schema.clone()).collect();
             Box::new(crate::ops::recompute::RecomputeOp::new(state, stored, inputs, keys.clone(), output, shard)?)

@@ -19,6 +19,7 @@ use millstream_sql::plan::{Distribution, IncOp, IncPlan, RelationId};
 use crate::error::{Error, Result, ResultExt as _};
 use crate::hash::{hash_rows, shard_of};
 use crate::ops::{DeltaOp, ErrorSet, Shard, SlotDelta, StateStats, TickCx};
+use crate::state::ordered::{OrderedIndex, OrderedSnapshot};
 use crate::time::{Epoch, Timestamp};
 use crate::zset::ZBatch;
 use output::{OutputSnapshot, OutputStore};
@@ -76,6 +77,11 @@ pub struct JobRunner {
     /// Constant relations are emitted in the first tick of a job's life and never again.
     started: bool,
     pending_rows: usize,
+    /// The view's rows in order of some columns, by the number of the index.
+    indexes: Vec<(RelationId, OrderedIndex)>,
+    /// Makes the next tick panic, to see what happens then.
+    #[cfg(test)]
+    pub(crate) panics: bool,
 }
 
 impl JobRunner {
@@ -105,7 +111,18 @@ impl JobRunner {
             })
             .collect::<Result<Vec<_>>>()?;
         let stages = stage.iter().max().map_or(1, |s| s + 1);
-        Ok(Self { plan, shards, stage, stages, errors: ErrorSet::default(), started: false, pending_rows: 0 })
+        Ok(Self {
+            plan,
+            shards,
+            stage,
+            stages,
+            errors: ErrorSet::default(),
+            started: false,
+            pending_rows: 0,
+            indexes: Vec::new(),
+            #[cfg(test)]
+            panics: false,
+        })
     }
 
     /// How many shards its state is cut into: fixed when the view is built, whatever the number of workers later.
@@ -125,6 +142,8 @@ impl JobRunner {
 
     /// Ends the tick `(from, to]`: operators emit, the view's rows change.
     pub fn finish(&mut self, inputs: &HashMap<RelationId, Vec<ZBatch>>, at: TickRange) -> Result<TickOutput> {
+        #[cfg(test)]
+        assert!(!self.panics, "a defect in an operator");
         self.round(inputs, at, true)?;
         self.started = true;
         let root = self.plan.output.0 as usize;
@@ -148,8 +167,34 @@ impl JobRunner {
         Ok(TickOutput { changes, rows_in: std::mem::take(&mut self.pending_rows) })
     }
 
+    /// Keeps the view's rows in order of these columns from now on.
+    pub fn add_index(&mut self, id: RelationId, columns: &[usize]) -> Result<()> {
+        let mut index = OrderedIndex::new(self.plan.schema().clone(), columns.to_vec())?;
+        for s in &self.shards {
+            for batch in s.output.snapshot().scan()? {
+                index.append(&batch)?;
+            }
+        }
+        self.remove_index(id);
+        self.indexes.push((id, index));
+        Ok(())
+    }
+
+    /// Forgets an index.
+    pub fn remove_index(&mut self, id: RelationId) {
+        self.indexes.retain(|(i, _)| *i != id);
+    }
+
+    /// The indexes after the last tick.
+    pub fn index_snapshots(&self) -> Vec<(RelationId, OrderedSnapshot)> {
+        self.indexes.iter().map(|(id, i)| (*id, i.snapshot())).collect()
+    }
+
     fn store(&mut self, changes: &[ZBatch]) -> Result<()> {
         let shards = self.shards.len();
+        for (_, index) in &mut self.indexes {
+            changes.iter().try_for_each(|b| index.append(b))?;
+        }
         for batch in changes {
             if shards == 1 || self.shards[0].output.append_only() {
                 // A log has no lookups: spread its rows by batch.
@@ -317,6 +362,10 @@ impl JobRunner {
                 total += op.stats();
             }
             total += s.output.stats();
+        }
+        for (_, index) in &self.indexes {
+            // The rows are those of the view: only their bytes count again.
+            total += StateStats { rows: 0, ..index.stats() };
         }
         total
     }

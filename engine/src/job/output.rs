@@ -149,6 +149,15 @@ impl OutputSnapshot {
             Self::Indexed(a) => a.scan(),
         }
     }
+    /// True if nothing changed from one to the other; may be false though nothing did.
+    pub fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            // What only grows is the same while it is as long.
+            (Self::Log(..), Self::Log(..)) => self.rows_max() == other.rows_max(),
+            (Self::Indexed(a), Self::Indexed(b)) => a.same(b),
+            _ => false,
+        }
+    }
     /// Rows by the key of the arrangement; of a log, none can be found this way.
     pub fn lookup(&self, keys: &[ArrayRef]) -> Result<ZBatch> {
         match self {

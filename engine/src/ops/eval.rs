@@ -13,7 +13,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::error::DataFusionError;
 
 use super::ErrorSet;
-use crate::error::{Error, IntoError as _, Result, ResultExt as _, SqlState};
+use crate::error::{Error, IntoError as _, Result, ResultExt as _};
 use crate::zset::ZBatch;
 
 /// Rows are shown in error entries up to this many bytes.
@@ -85,38 +85,7 @@ pub(crate) fn is_of_data(e: &Error) -> bool {
 /// The error of evaluating an expression or plan over data. What DataFusion reports without a class of its own while a
 /// plan *runs* is about the data; defects have classes of their own.
 pub(crate) fn evaluation_error(e: DataFusionError) -> Error {
-    match e {
-        DataFusionError::ArrowError(e, _) => e.into_error(),
-        DataFusionError::Context(_, e) | DataFusionError::Diagnostic(_, e) => evaluation_error(*e),
-        DataFusionError::Shared(e) => match Arc::try_unwrap(e) {
-            Ok(e) => evaluation_error(e),
-            Err(e) => evaluation_error_ref(&e),
-        },
-        DataFusionError::External(e) => match e.downcast::<Error>() {
-            Ok(e) => *e,
-            Err(e) => match e.downcast::<DataFusionError>() {
-                Ok(e) => evaluation_error(*e),
-                Err(e) => DataFusionError::External(e).into_error(),
-            },
-        },
-        DataFusionError::Execution(m) => Error::new(SqlState::DATA_EXCEPTION, m),
-        other => other.into_error(),
-    }
-}
-
-/// Like [`evaluation_error`] for an error that others hold as well.
-fn evaluation_error_ref(e: &DataFusionError) -> Error {
-    use arrow::error::ArrowError as A;
-    match e.find_root() {
-        DataFusionError::ArrowError(e, _) => match e.as_ref() {
-            A::DivideByZero => A::DivideByZero.into_error(),
-            A::ArithmeticOverflow(m) => A::ArithmeticOverflow(m.clone()).into_error(),
-            A::CastError(m) | A::ParseError(m) => A::CastError(m.clone()).into_error(),
-            other => Error::new(SqlState::DATA_EXCEPTION, other.to_string()),
-        },
-        DataFusionError::Execution(m) => Error::new(SqlState::DATA_EXCEPTION, m.clone()),
-        other => Error::internal(other.to_string()),
-    }
+    e.into_error()
 }
 
 /// Rows as text, for error entries: `(1, abc, NULL)`.
@@ -238,6 +207,7 @@ pub(crate) fn emit_chunked(batch: ZBatch, chunk_rows: usize, out: &mut dyn super
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::SqlState;
     use crate::zset::Weights;
     use arrow::array::{AsArray, Int64Array, StringArray};
     use arrow::datatypes::Int64Type;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_empty_array};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 
@@ -67,6 +67,10 @@ impl DeltaOp for MapOp {
 }
 
 fn column(e: &dyn PhysicalExpr, rows: &RecordBatch) -> Result<ArrayRef> {
+    if rows.num_rows() == 0 {
+        // A constant that fails would fail without rows too.
+        return e.data_type(rows.schema_ref()).map(|t| new_empty_array(&t)).map_err(evaluation_error);
+    }
     e.evaluate(rows).and_then(|v| v.into_array(rows.num_rows())).map_err(evaluation_error)
 }
 
@@ -95,6 +99,20 @@ mod tests {
 
     fn input() -> SchemaRef {
         schema(&[("a", DataType::Int64), ("b", DataType::Int64), ("s", DataType::Utf8)])
+    }
+
+    #[test]
+    fn a_constant_that_fails_costs_every_row_and_not_the_view() {
+        let divide = || binary_expr(lit(1i64), Operator::Divide, lit(0i64));
+        let mut cx = TestCx::default();
+        let filter = binary_expr(divide(), Operator::Eq, lit(1i64));
+        let mut op = MapOp::new(input(), vec![compile(filter, &input())], None, input());
+        assert!(cx.push(&mut op, 0, batch(&[(1, None, "x", 1), (2, None, "y", 1)])).is_empty());
+        let output = schema(&[("q", DataType::Int64)]);
+        let mut op = MapOp::new(input(), Vec::new(), Some(vec![compile(divide(), &input())]), output);
+        assert!(cx.push(&mut op, 0, batch(&[(3, None, "z", 1)])).is_empty());
+        assert_eq!(cx.errors.entries.len(), 3);
+        assert!(cx.errors.entries.keys().all(|(code, ..)| code == "22012"));
     }
 
     fn batch(rows: &[(i64, Option<i64>, &str, i64)]) -> ZBatch {

@@ -9,8 +9,10 @@ pub mod distinct;
 pub(crate) mod eval;
 pub mod join;
 pub mod map;
+pub mod over;
 pub mod recompute;
 pub mod row_map;
+pub mod set_op;
 pub mod top_n;
 
 use arrow::array::RecordBatch;

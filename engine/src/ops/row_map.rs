@@ -52,6 +52,10 @@ impl DeltaOp for RowMapOp {
         let (plan, output) = (&mut self.plan, &self.output);
         let (_, mapped) = isolate(batch.with_rows(rows), cx.errors, &mut |z| {
             use crate::error::ResultExt as _;
+            if z.is_empty() {
+                // A constant that fails would fail without rows too.
+                return Ok(ZBatch::empty(Arc::clone(output.exact())));
+            }
             let result = plan.run(&[z.to_weighted().e()?])?;
             let all = concat(&plan.schema(), &result)?;
             let (weight, columns) =

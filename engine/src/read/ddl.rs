@@ -4,19 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use millstream_connectors::SourceConfig;
-use millstream_sql::plan::{IncPlan, RelationId, build};
+use millstream_sql::plan::{IncNode, IncOp, IncPlan, RelationId, build};
 use millstream_sql::statement::{ColumnDef, CreateStream, CreateTable, CreateView, Emit, ObjectKind, ObjectName};
 
 use super::provider::{Bindings, CatalogRelations, rename};
 use super::query::{PlanContext, deep, sqlparser_ast};
 use super::{command, command_with, notice};
 use crate::api::{Notice, Outcome, Session, Subscription};
-use crate::catalog::{Body, Catalog, Generated, Relation, SYSTEM_SCHEMA, TEMP_SCHEMA, USER_SCHEMA};
-use crate::coord::{EngineInner, create_view as start_view, drop_relations, new_relation, persist_catalog};
+use crate::catalog::{Body, Catalog, Generated, Meta, Relation, SYSTEM_SCHEMA, TEMP_SCHEMA, USER_SCHEMA};
+use crate::coord::{
+    EngineInner, check_common, create_view as start_view, drop_relations, new_relation, open_source, persist_catalog,
+};
 use crate::error::{Error, Result, ResultExt as _, SqlState};
 
-fn schema_name(name: &ObjectName) -> Result<String> {
+pub(super) fn schema_name(name: &ObjectName) -> Result<String> {
     match name.schema.as_deref() {
         None | Some(USER_SCHEMA) => Ok(USER_SCHEMA.into()),
         Some(SYSTEM_SCHEMA) => Err(Error::new(SqlState::WRONG_OBJECT_TYPE, "schema \"ms\" belongs to the system")),
@@ -27,7 +30,7 @@ fn schema_name(name: &ObjectName) -> Result<String> {
 
 /// `Some(outcome)` if the name is taken and IF NOT EXISTS says that is fine.
 fn taken(catalog: &Catalog, name: &ObjectName, if_not_exists: bool) -> Result<Option<Outcome>> {
-    if catalog.find(Some(USER_SCHEMA), &name.name).is_none() {
+    if !catalog.taken(&name.name) {
         return Ok(None);
     }
     let message = format!("relation \"{}\" already exists", name.name);
@@ -93,6 +96,10 @@ pub(crate) async fn create_stream(session: &mut Session, c: &CreateStream, text:
         notices
             .push(notice("WATERMARK is kept in the definition; this version drops no late rows and closes no windows"));
     }
+    let options: BTreeMap<String, String> = c.options.clone().into_iter().collect();
+    if c.options.contains_key("connector") && check_common(&options)? {
+        notices.push(notice("idle_timeout acts with watermarks, which this version does not have yet"));
+    }
     let mut catalog = Catalog::clone(&catalog);
     let id = catalog.allocate();
     let relation = if c.options.contains_key("connector") {
@@ -101,7 +108,6 @@ pub(crate) async fn create_stream(session: &mut Session, c: &CreateStream, text:
         let physical: Vec<ColumnDef> =
             c.columns.iter().filter(|c| c.metadata.is_none() && c.generated.is_none()).cloned().collect();
         let declared = if physical.is_empty() { None } else { Some(schema_of(&physical, &c.primary_key)?) };
-        let options: BTreeMap<String, String> = c.options.clone().into_iter().collect();
         let meta = |c: &&ColumnDef| (c.name.clone(), c.metadata.clone().unwrap_or_default(), c.data_type.clone());
         let config = SourceConfig {
             name: c.name.name.clone(),
@@ -111,7 +117,7 @@ pub(crate) async fn create_stream(session: &mut Session, c: &CreateStream, text:
             primary_key: c.primary_key.clone(),
             base_dir: inner.options.base_dir.clone(),
         };
-        let source = millstream_connectors::open_source(config).await.e()?;
+        let source = open_source(config, &inner.options.environment).await?;
         let start = source.start_positions().await.e()?;
         let source_schema = source.schema();
         let decoded = source_schema.fields().len() - metadata.len();
@@ -144,6 +150,7 @@ pub(crate) async fn create_stream(session: &mut Session, c: &CreateStream, text:
                     })
                     .collect(),
             },
+            meta: Meta::default(),
         };
         // Computed columns must plan now, not at the first record.
         crate::coord::ingest_exprs(&inner.session_template, &relation, &source_schema)?;
@@ -204,10 +211,11 @@ fn table_relation(
                 .filter_map(|c| c.default.as_ref().map(|d| (c.name.clone(), d.to_string())))
                 .collect(),
         },
+        meta: Meta::default(),
     })
 }
 
-fn add_relation(inner: &Arc<EngineInner>, relation: &Relation) {
+pub(super) fn add_relation(inner: &Arc<EngineInner>, relation: &Relation) {
     let mut st = inner.lock();
     let frontier = st.sealed;
     st.relations.insert(relation.id, new_relation(relation, frontier));
@@ -239,6 +247,8 @@ pub(crate) async fn create_table(session: &mut Session, c: &CreateTable, text: &
 pub(crate) struct ViewPlan {
     pub(crate) plan: IncPlan,
     pub(crate) inputs: Vec<RelationId>,
+    /// Everything the query names.
+    pub(crate) named: Vec<RelationId>,
 }
 
 /// Plans a query for maintenance.
@@ -248,26 +258,57 @@ pub(crate) async fn plan_view(
     text: &str,
     columns: &[String],
 ) -> Result<ViewPlan> {
-    let context = PlanContext::of(session);
-    let (query, text, columns) = (query.clone(), text.to_owned(), columns.to_vec());
-    let inner = session.engine.inner.clone();
-    deep(async move {
-        let bindings = Arc::new(Bindings::default());
-        let state = context.state(&bindings)?;
-        let logical = millstream_sql::session::plan_query(&state, &query, &text).await?;
+    plan_in(PlanContext::of(session), query, text, columns).await
+}
+
+/// [`plan_view`] over a given catalog.
+pub(super) async fn plan_in(
+    context: PlanContext,
+    query: &sqlparser_ast::Query,
+    text: &str,
+    columns: &[String],
+) -> Result<ViewPlan> {
+    let columns = columns.to_vec();
+    plan_shaped(context, query, text, move |logical| {
         if columns.len() > logical.schema().fields().len() {
             return Err(Error::new(SqlState::SYNTAX_ERROR, "the view has more column names than columns"));
         }
-        let logical = rename(logical, &columns).e()?;
-        let catalog = inner.lock().catalog.clone();
-        let plan = build::build(&state, logical, &CatalogRelations(catalog))?;
+        rename(logical, &columns).e()
+    })
+    .await
+}
+
+/// [`plan_in`] of some columns of the query.
+pub(super) async fn plan_projected(
+    context: PlanContext,
+    query: &sqlparser_ast::Query,
+    text: &str,
+    keep: Vec<Expr>,
+) -> Result<ViewPlan> {
+    let project = move |logical: LogicalPlan| LogicalPlanBuilder::from(logical).project(keep).e()?.build().e();
+    plan_shaped(context, query, text, project).await
+}
+
+async fn plan_shaped(
+    context: PlanContext,
+    query: &sqlparser_ast::Query,
+    text: &str,
+    shape: impl FnOnce(LogicalPlan) -> Result<LogicalPlan> + Send + 'static,
+) -> Result<ViewPlan> {
+    let (query, text) = (query.clone(), text.to_owned());
+    deep(async move {
+        let bindings = Arc::new(Bindings::of_view());
+        let state = context.state(&bindings)?;
+        let logical = millstream_sql::session::plan_query(&state, &query, &text).await?;
+        let logical = shape(logical)?;
+        let plan = build::build(&state, logical, &CatalogRelations(context.catalog.clone()))?;
         let inputs = plan.relations();
-        Ok(ViewPlan { plan, inputs })
+        Ok(ViewPlan { plan, inputs, named: bindings.named() })
     })
     .await?
 }
 
-fn unique_columns(schema: &Schema) -> Result<()> {
+pub(super) fn unique_columns(schema: &Schema) -> Result<()> {
     let mut seen = BTreeSet::new();
     for f in schema.fields() {
         if !seen.insert(f.name()) {
@@ -306,13 +347,6 @@ pub(crate) async fn create_view(session: &mut Session, c: &CreateView, text: &st
                 if c.materialized { "a materialized view" } else { "a view" },
             ));
         }
-        if let Some(d) = catalog.dependents(old.id).first() {
-            return Err(Error::new(
-                SqlState::DEPENDENT_OBJECTS,
-                format!("cannot replace \"{}\" because {} \"{}\" depends on it", old.name, d.kind().noun(), d.name),
-            )
-            .hint("Drop the dependent view first."));
-        }
     } else if let Some(done) = taken(&catalog, &c.name, c.if_not_exists)? {
         return Ok(done);
     }
@@ -320,6 +354,17 @@ pub(crate) async fn create_view(session: &mut Session, c: &CreateView, text: &st
     unique_columns(planned.plan.schema())?;
     if !planned.plan.read_order.is_empty() {
         notices.push(notice("ORDER BY of a view does not order later reads of it"));
+    }
+    let unordered =
+        |n: &IncNode| matches!(&n.op, IncOp::TopN { partition, order, .. } if partition.is_empty() && order.is_empty());
+    if planned.plan.nodes.iter().any(unordered) {
+        notices.push(notice("LIMIT without ORDER BY keeps the first rows in the order of all their columns"));
+    }
+    notices.extend(super::limits::check(session, &catalog, &planned.plan, c.materialized)?);
+    if let Some(old) = replaced {
+        std::mem::drop(ddl);
+        notices.extend(super::replace::replace(session, c, text, &old, planned).await?);
+        return Ok(command_with(tag, notices));
     }
     let mut next = Catalog::clone(&catalog);
     let id = next.allocate();
@@ -336,38 +381,23 @@ pub(crate) async fn create_view(session: &mut Session, c: &CreateView, text: &st
         } else {
             Body::View { query: c.query_text.clone(), columns: c.columns.clone() }
         },
+        meta: Meta { named: planned.named, ..Meta::default() },
     };
-    if !c.materialized {
-        if let Some(old) = &replaced {
-            next.remove(old.id);
-        }
-        add_relation(&inner, &relation);
-        next.insert(relation);
-        persist_catalog(&inner, next).await?;
-        if let Some(old) = replaced {
-            drop_relations(&inner, &[old.id]).await?;
-        }
-        return Ok(command_with(tag, notices));
-    }
-    // A replacement is built beside the old view under the same name; readers see the old one until it is complete.
     add_relation(&inner, &relation);
-    if let Some(r) = inner.lock().relations.get_mut(&id) {
+    if let Some(r) = inner.lock().relations.get_mut(&id).filter(|_| c.materialized) {
         r.backfilling = true;
     }
-    let relation = Arc::new(relation);
-    if replaced.is_none() {
-        next.insert(Relation::clone(&relation));
-        if let Err(e) = persist_catalog(&inner, next).await {
-            inner.lock().relations.remove(&id);
-            return Err(e);
-        }
-    } else {
-        next.insert(Relation { schema_name: TEMP_SCHEMA.into(), ..Relation::clone(&relation) });
-        inner.lock().catalog = Arc::new(next);
+    next.insert(relation);
+    if let Err(e) = persist_catalog(&inner, next).await {
+        inner.lock().relations.remove(&id);
+        return Err(e);
+    }
+    if !c.materialized {
+        return Ok(command_with(tag, notices));
     }
     std::mem::drop(ddl);
     let background = session.settings.get("background_ddl").is_some_and(|v| v == "on" || v == "true");
-    if background && replaced.is_none() {
+    if background {
         let task = inner.clone();
         inner.tasks.spawn(async move {
             if let Err(e) = start_view(&task, id, false).await {
@@ -386,14 +416,6 @@ pub(crate) async fn create_view(session: &mut Session, c: &CreateView, text: &st
         return Err(e);
     }
     undo.armed = false;
-    if let Some(old) = replaced {
-        let _ddl = inner.ddl.lock().await;
-        let mut next = Catalog::clone(&inner.lock().catalog);
-        next.remove(old.id);
-        next.insert(Relation::clone(&relation));
-        persist_catalog(&inner, next).await?;
-        drop_relations(&inner, &[old.id]).await?;
-    }
     Ok(command_with(tag, notices))
 }
 
@@ -522,6 +544,7 @@ pub(crate) async fn subscribe_query(
             definition: text.to_owned(),
             inputs: planned.inputs,
             body: Body::MaterializedView { query: text.to_owned(), plan: Arc::new(planned.plan) },
+            meta: Meta { named: planned.named, ..Meta::default() },
         };
         next.insert(relation.clone());
         inner.lock().catalog = Arc::new(next);

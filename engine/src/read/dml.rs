@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, ExprSchemable as _, LogicalPlanBuilder, cast, lit};
 use futures::TryStreamExt as _;
+use millstream_sql::session::plan_expression;
 use millstream_sql::statement::ObjectName;
 
 use super::query::{PlanContext, Planned, execute, parameter_types, sqlparser_ast as ast};
@@ -228,8 +229,57 @@ fn conflict_of(insert: &ast::Insert, relation: &Relation) -> Result<OnConflict> 
     }
 }
 
+/// Constants of INSERT .. VALUES are read as their column's type, each for itself: what stands in other rows of the column
+/// does not matter.
+fn typed_values(target: &Target, source: &ast::Query) -> ast::Query {
+    let mut source = source.clone();
+    if let ast::SetExpr::Values(values) = source.body.as_mut() {
+        for row in &mut values.rows {
+            for (e, column) in row.iter_mut().zip(&target.columns) {
+                if is_constant(e)
+                    && let Some(data_type) = syntax_of(target.relation.schema.field(*column).data_type())
+                {
+                    let expr = Box::new(e.clone());
+                    *e = ast::Expr::Cast { kind: ast::CastKind::Cast, expr, data_type, array: false, format: None };
+                }
+            }
+        }
+    }
+    source
+}
+
+fn is_constant(e: &ast::Expr) -> bool {
+    match e {
+        ast::Expr::Value(v) => {
+            matches!(v.value, ast::Value::Number(..) | ast::Value::SingleQuotedString(_) | ast::Value::Boolean(_))
+        }
+        ast::Expr::UnaryOp { op: ast::UnaryOperator::Minus | ast::UnaryOperator::Plus, expr } => {
+            matches!(expr.as_ref(), ast::Expr::Value(v) if matches!(v.value, ast::Value::Number(..)))
+        }
+        _ => false,
+    }
+}
+
+/// How SQL writes a type; `None` where the usual rules of VALUES do as well.
+fn syntax_of(t: &DataType) -> Option<ast::DataType> {
+    use ast::DataType as T;
+    Some(match t {
+        DataType::Int16 => T::SmallInt(None),
+        DataType::Int32 => T::Integer(None),
+        DataType::Int64 => T::BigInt(None),
+        DataType::Float32 => T::Real,
+        DataType::Float64 => T::DoublePrecision,
+        DataType::Boolean => T::Boolean,
+        DataType::Date32 => T::Date,
+        DataType::Decimal128(p, s) | DataType::Decimal256(p, s) => {
+            T::Numeric(ast::ExactNumberInfo::PrecisionAndScale(u64::from(*p), i64::from(*s)))
+        }
+        _ => return None,
+    })
+}
+
 async fn insert_plan(session: &Session, target: &Target, source: &ast::Query, text: &str) -> Result<Planned> {
-    let mut planned = PlanContext::of(session).plan(source, text).await?;
+    let mut planned = PlanContext::of(session).plan(&typed_values(target, source), text).await?;
     let given = planned.plan.schema().columns();
     if given.len() != target.columns.len() {
         let what = if given.len() > target.columns.len() {
@@ -258,7 +308,7 @@ async fn insert_plan(session: &Session, target: &Target, source: &ast::Query, te
                     if from == *f.data_type() { column } else { cast(column, f.data_type().clone()) }
                 }
                 None => match defaults.get(f.name()) {
-                    Some(text) => cast(planned.state.create_logical_expr(text, &empty).e()?, f.data_type().clone()),
+                    Some(text) => cast(plan_expression(&planned.state, text, &empty)?, f.data_type().clone()),
                     None => lit(ScalarValue::try_from(f.data_type()).e()?),
                 },
             };
@@ -498,6 +548,14 @@ fn resolve_keys(
         let taken = last.contains_key(&key) || old_by_key.contains_key(&key);
         match conflict {
             OnConflict::Error if taken => return Err(duplicate(relation, &rows, i)),
+            // Which of the two rows stays would depend on their order.
+            OnConflict::Update(_) if last.contains_key(&key) => {
+                return Err(Error::new(
+                    SqlState("21000"),
+                    "ON CONFLICT DO UPDATE command cannot affect row a second time",
+                )
+                .hint("Give each key once in one statement."));
+            }
             OnConflict::DoNothing if taken => {}
             _ => drop(last.insert(key, i)),
         }

@@ -37,7 +37,12 @@ pub(crate) async fn explain(
             match mode {
                 ExplainMode::Incremental | ExplainMode::State => {
                     let view = super::ddl::plan_view(session, &query, text, &[]).await?;
-                    incremental(session, &view.plan, mode)
+                    let mut lines = incremental(session, &view.plan, mode);
+                    if matches!(statement, Statement::Query(_)) {
+                        // A query that cannot run now, because a view it reads has errors, say, can be explained.
+                        lines.extend(super::index::explain(session, &query, text).await.unwrap_or_default());
+                    }
+                    lines
                 }
                 ExplainMode::Logical => {
                     let planned = PlanContext::of(session).plan(&query, text).await?;
@@ -58,7 +63,10 @@ pub(crate) async fn explain(
 fn incremental(session: &Session, plan: &millstream_sql::plan::IncPlan, mode: ExplainMode) -> Vec<String> {
     let catalog = session.engine.inner.lock().catalog.clone();
     let name = |id| catalog.relations.get(&id).map_or_else(|| format!("#{}", id.0), |r| r.display_name());
-    explain_plan::explain(plan, &name, mode == ExplainMode::State)
+    if mode == ExplainMode::State {
+        return explain_plan::explain_state(plan, &name, &|id| super::limits::growth(&catalog, id));
+    }
+    explain_plan::explain(plan, &name, false)
 }
 
 async fn explain_view(session: &mut Session, mode: ExplainMode, name: &ObjectName) -> Result<Vec<String>> {

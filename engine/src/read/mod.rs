@@ -1,10 +1,14 @@
 //! Statements: what each one does.
 
+pub(crate) mod alter;
 pub(crate) mod ddl;
 pub(crate) mod dml;
 pub(crate) mod explain;
+pub(crate) mod index;
+pub(crate) mod limits;
 pub(crate) mod provider;
 pub(crate) mod query;
+pub(crate) mod replace;
 pub(crate) mod show;
 
 use arrow::array::RecordBatch;
@@ -65,6 +69,12 @@ pub(crate) async fn run(session: &mut Session, parsed: &Parsed, parameters: &[Sc
         Statement::Drop { kind, if_exists, names, cascade } => {
             ddl::drop(session, *kind, *if_exists, names, *cascade).await
         }
+        Statement::Alter { kind, if_exists, name, action } => {
+            alter::alter(session, *kind, *if_exists, name, action).await
+        }
+        Statement::Comment { target, text } => alter::comment(session, target, text.as_deref()).await,
+        Statement::CreateIndex(c) => index::create(session, c).await,
+        Statement::DropIndex { if_exists, names } => index::drop(session, *if_exists, names).await,
         Statement::Subscribe(s) => Ok(Outcome::Subscribe(subscribe(session, s, text).await?)),
         Statement::CopySubscribe(s) => Ok(Outcome::CopySubscribe(subscribe(session, s, text).await?)),
         Statement::CopyOut { query: q, csv, header } => {
@@ -79,6 +89,9 @@ pub(crate) async fn run(session: &mut Session, parsed: &Parsed, parameters: &[Sc
         }
         Statement::Set { name, value } => {
             let key = name.to_ascii_lowercase();
+            if let Some(v) = value {
+                show::check_setting(&key, v)?;
+            }
             match value {
                 Some(v) => session.settings.insert(key, v.clone()),
                 None => session.settings.remove(&key),
@@ -138,7 +151,7 @@ async fn flush(session: &mut Session) -> Result<()> {
         let views = st
             .relations
             .iter()
-            .filter(|(_, r)| r.quarantined.is_none())
+            .filter(|(_, r)| r.quarantined.is_none() && !r.paused)
             .map(|(id, _)| *id)
             .collect::<std::collections::BTreeSet<_>>();
         (views, st.sealed)

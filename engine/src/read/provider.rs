@@ -4,7 +4,7 @@
 //! names, takes one epoch for all of them, and binds their versions; a scan reads what is bound.
 
 use std::any::Any;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
@@ -15,17 +15,19 @@ use datafusion::catalog::{CatalogProvider, SchemaProvider, Session as DfSession,
 use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::datasource::{MemTable, ViewTable};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
-use datafusion::logical_expr::{Expr, TableType};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 use futures::StreamExt as _;
 use millstream_connectors::{ErrorKind, Positions, Source, SourceEvent};
 use millstream_sql::plan::{ChangelogKind, RelationId};
+use parking_lot::Mutex;
 
-use crate::catalog::{Body, Catalog, Relation, SYSTEM_SCHEMA, USER_SCHEMA};
+use crate::catalog::{Body, Catalog, Meta, Relation, SYSTEM_SCHEMA, USER_SCHEMA};
 use crate::coord::{EngineInner, IngestMap, SYSTEM_TABLES, Version};
 use crate::error::{Error, IntoError as _};
+use crate::zset::ZBatch;
 
 /// Name of the one DataFusion catalog.
 pub(crate) const CATALOG: &str = "millstream";
@@ -40,13 +42,27 @@ pub(crate) enum Bound {
 
 /// The bindings of one query.
 #[derive(Default)]
-pub(crate) struct Bindings(OnceLock<HashMap<RelationId, Bound>>);
+pub(crate) struct Bindings {
+    bound: OnceLock<HashMap<RelationId, Bound>>,
+    /// Relations planning asked for by name.
+    named: Mutex<BTreeSet<RelationId>>,
+    /// The plan is for maintenance: nothing in it may depend on indexes.
+    of_view: bool,
+}
 
 impl Bindings {
+    /// For planning a view.
+    pub(crate) fn of_view() -> Self {
+        Self { of_view: true, ..Self::default() }
+    }
     /// Binds; once.
     pub(crate) fn bind(&self, bound: HashMap<RelationId, Bound>) {
         // A second call would be a second epoch for one query; the first stays.
-        let _ = self.0.set(bound);
+        let _ = self.bound.set(bound);
+    }
+    /// Relations the query names, through plain views too, whether or not its plan reads them.
+    pub(crate) fn named(&self) -> Vec<RelationId> {
+        self.named.lock().iter().copied().collect()
     }
 }
 
@@ -70,6 +86,14 @@ impl TableProvider for RelationTable {
     fn table_type(&self) -> TableType {
         TableType::Base
     }
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
+        // An index narrows, it does not decide: conditions are evaluated again over what it gives.
+        let use_of = |f: &&Expr| match !self.bindings.of_view && super::index::useful(f, &self.relation) {
+            true => TableProviderFilterPushDown::Inexact,
+            false => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(filters.iter().map(use_of).collect())
+    }
     async fn scan(
         &self,
         state: &dyn DfSession,
@@ -77,25 +101,24 @@ impl TableProvider for RelationTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let bound = self.bindings.0.get().and_then(|b| b.get(&self.relation.id)).ok_or_else(|| {
+        let bound = self.bindings.bound.get().and_then(|b| b.get(&self.relation.id)).ok_or_else(|| {
             DataFusionError::Internal(format!("relation {} is not bound", self.relation.display_name()))
         })?;
         match bound {
             Bound::Version(version) => {
                 let version = version.clone();
                 let schema = self.schema();
+                let narrowed = super::index::choose(&self.relation, &version, filters);
+                let description = narrowed.as_ref().map(|n| n.description.clone());
                 // Consolidating a large version is work for a blocking thread.
                 let partitions = tokio::task::spawn_blocking(move || {
-                    version
-                        .shards
-                        .iter()
-                        .map(|s| {
-                            let rows = s.scan()?;
-                            rows.iter()
-                                .map(|z| z.expand().map_err(|e| e.into_error()))
-                                .collect::<crate::Result<Vec<_>>>()
-                        })
-                        .collect::<crate::Result<Vec<Vec<RecordBatch>>>>()
+                    let expand = |rows: Vec<ZBatch>| {
+                        rows.iter().map(|z| z.expand().map_err(|e| e.into_error())).collect::<crate::Result<Vec<_>>>()
+                    };
+                    match narrowed {
+                        Some(n) => Ok(vec![expand(n.read(&version)?)?]),
+                        None => version.shards.iter().map(|s| expand(s.scan()?)).collect(),
+                    }
                 })
                 .await
                 .map_err(|e| DataFusionError::External(Box::new(e)))?
@@ -104,7 +127,11 @@ impl TableProvider for RelationTable {
                     .into_iter()
                     .map(|p| p.into_iter().map(|b| retype(&b, &schema)).collect::<DfResult<Vec<_>>>())
                     .collect::<DfResult<Vec<_>>>()?;
-                MemTable::try_new(schema, partitions)?.scan(state, projection, filters, limit).await
+                let scan = MemTable::try_new(schema, partitions)?.scan(state, projection, filters, limit).await?;
+                Ok(match description {
+                    Some(d) => Arc::new(super::index::IndexScanExec::new(d, scan)),
+                    None => scan,
+                })
             }
             Bound::Range { source, map, from, to } => {
                 let stream = RangeStream {
@@ -166,7 +193,7 @@ impl PartitionStream for RangeStream {
                     match reader.poll(READ_ROWS, READ_WAIT).await {
                         Ok(SourceEvent::Chunk(mut chunk)) => {
                             let batch = map
-                                .apply(&mut chunk)
+                                .apply_quietly(&mut chunk)
                                 .map_err(|e| DataFusionError::External(Box::new(e)))
                                 .and_then(|z| retype(&z.rows, &schema));
                             return Some((batch, (readers, map, schema)));
@@ -252,6 +279,7 @@ async fn file_relation(path: &str, base_dir: Option<std::path::PathBuf>) -> crat
             metadata: Vec::new(),
             generated: Vec::new(),
         },
+        meta: Meta::default(),
     })
 }
 
@@ -289,6 +317,7 @@ impl SchemaProvider for RelationSchema {
             }
             return Ok(None);
         };
+        self.bindings.named.lock().insert(relation.id);
         if let Body::View { query, columns } = &relation.body {
             let state =
                 with_relations(&self.state, self.inner.clone(), self.catalog.clone(), self.bindings.clone(), &[]);

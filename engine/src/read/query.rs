@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::SchemaProvider;
 use datafusion::common::{ParamValues, ScalarValue};
@@ -12,11 +13,12 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use millstream_sql::plan::RelationId;
+use millstream_sql::session::visible_schema;
 use sqlparser_ast::Query;
 
 use super::provider::{Bindings, Bound, scanned, with_relations};
 use crate::api::Session;
-use crate::catalog::{Body, Relation};
+use crate::catalog::{Body, Catalog, Relation};
 use crate::coord::{EngineInner, wait_for_frontier};
 use crate::error::{Error, IntoError as _, Result, ResultExt as _, SqlState};
 use crate::time::Epoch;
@@ -53,6 +55,7 @@ pub(crate) async fn deep<T: Send + 'static>(work: impl Future<Output = T> + Send
 #[derive(Clone)]
 pub(crate) struct PlanContext {
     inner: Arc<EngineInner>,
+    pub(crate) catalog: Arc<Catalog>,
     extra_schemas: Vec<(String, Arc<dyn SchemaProvider>)>,
     extra_functions: Vec<Arc<datafusion::logical_expr::ScalarUDF>>,
 }
@@ -61,14 +64,20 @@ impl PlanContext {
     pub(crate) fn of(session: &Session) -> Self {
         Self {
             inner: session.engine.inner.clone(),
+            catalog: session.engine.inner.lock().catalog.clone(),
             extra_schemas: session.extra_schemas.clone(),
             extra_functions: session.extra_functions.clone(),
         }
     }
 
-    /// A session state over the catalog as it is now.
+    /// The same over a catalog that may become true.
+    pub(crate) fn with_catalog(self, catalog: Arc<Catalog>) -> Self {
+        Self { catalog, ..self }
+    }
+
+    /// A session state over the catalog.
     pub(crate) fn state(&self, bindings: &Arc<Bindings>) -> Result<SessionState> {
-        let catalog = self.inner.lock().catalog.clone();
+        let catalog = self.catalog.clone();
         let mut state = with_relations(
             &self.inner.session_template,
             self.inner.clone(),
@@ -102,7 +111,7 @@ pub(crate) async fn describe(
 ) -> Result<(Vec<Option<DataType>>, Option<SchemaRef>)> {
     let planned = PlanContext::of(session).plan(query, text).await?;
     let types = parameter_types(&planned.plan)?;
-    let schema = Arc::new(planned.plan.schema().as_arrow().clone());
+    let schema = visible_schema(planned.plan.schema().as_arrow());
     Ok((types, Some(schema)))
 }
 
@@ -138,10 +147,20 @@ pub(crate) async fn execute(
     parameters: &[ScalarValue],
 ) -> Result<(SchemaRef, SendableRecordBatchStream)> {
     let (physical, state) = physical_plan(session, planned, parameters).await?;
-    let schema = physical.schema();
+    let schema = visible_schema(&physical.schema());
+    let renamed = schema != physical.schema();
     let stream = execute_stream(physical, state.task_ctx()).e()?;
-    let mapped = stream.map_err(|e| datafusion::error::DataFusionError::External(Box::new(e.into_error()))).boxed();
+    let mapped = stream
+        .map(move |batch| batch.and_then(|b| if renamed { named_visibly(&b) } else { Ok(b) }))
+        .map_err(|e| datafusion::error::DataFusionError::External(Box::new(e.into_error())))
+        .boxed();
     Ok((schema.clone(), Box::pin(RecordBatchStreamAdapter::new(schema, mapped))))
+}
+
+fn named_visibly(batch: &RecordBatch) -> datafusion::error::Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let schema = visible_schema(batch.schema_ref());
+    Ok(RecordBatch::try_new_with_options(schema, batch.columns().to_vec(), &options)?)
 }
 
 /// Binds one epoch for a planned query and makes it executable.
@@ -195,35 +214,74 @@ impl Drop for ReadHold {
     }
 }
 
+/// What a read waits for, by the setting `consistency`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Consistency {
+    /// Every write that was acknowledged to anybody.
+    Strict,
+    /// What this session wrote and read.
+    Session,
+    /// Nothing.
+    Latest,
+}
+
+impl Consistency {
+    /// Names of the values, the default first.
+    pub(crate) const NAMES: &[(&str, Self)] =
+        &[("strict", Self::Strict), ("session", Self::Session), ("latest", Self::Latest)];
+
+    pub(crate) fn of(session: &Session) -> Self {
+        let name = session.settings.get("consistency");
+        let known = name.and_then(|n| Self::NAMES.iter().find(|(k, _)| k.eq_ignore_ascii_case(n)));
+        known.map_or(Self::Strict, |(_, c)| *c)
+    }
+}
+
 /// One epoch for all relations of a query: the session never goes back, and several relations agree.
 async fn bind(session: &mut Session, relations: &[Arc<Relation>], bindings: &Bindings) -> Result<()> {
     let inner = session.engine.inner.clone();
     let stored: Vec<&Arc<Relation>> =
         relations.iter().filter(|r| matches!(r.body, Body::Table { .. } | Body::MaterializedView { .. })).collect();
-    let ids: BTreeSet<RelationId> = stored.iter().map(|r| r.id).collect();
+    let consistency = Consistency::of(session);
     let mut bound = HashMap::new();
-    if !ids.is_empty() {
+    if !stored.is_empty() {
+        let mut still = Versions::new();
         let now = {
             let mut st = inner.lock();
+            // A paused view answers as of the epoch it was paused at, whatever the others are read at.
+            let (paused, ids): (BTreeSet<RelationId>, BTreeSet<RelationId>) =
+                stored.iter().map(|r| r.id).partition(|id| st.relations.get(id).is_some_and(|r| r.paused));
+            for id in paused {
+                let at = st.relation(id)?.frontier;
+                still.extend(collect(&st, &BTreeSet::from([id]), at)?);
+            }
+            let floor = match consistency {
+                Consistency::Strict => session.read_floor.max(st.write_floor(ids.iter().copied())),
+                Consistency::Session => session.read_floor,
+                Consistency::Latest => Epoch(0),
+            };
             let frontiers: BTreeSet<Epoch> =
                 ids.iter().filter_map(|id| st.relations.get(id).map(|r| r.frontier)).collect();
             let building = ids.iter().any(|id| st.relations.get(id).is_none_or(|r| r.backfilling));
-            let agreed = frontiers.first().copied().filter(|f| {
-                !building && *f >= session.read_floor && (ids.len() == 1 || (frontiers.len() == 1 && *f == st.sealed))
-            });
+            let agreed = frontiers
+                .first()
+                .copied()
+                .filter(|f| !building && *f >= floor && (ids.len() == 1 || (frontiers.len() == 1 && *f == st.sealed)));
             match agreed {
                 Some(e) => Ok((e, collect(&st, &ids, e)?)),
-                None => Err(ReadHold::new(&inner, &mut st)),
+                None if ids.is_empty() => Ok((Epoch(0), Versions::new())),
+                None => Err((ReadHold::new(&inner, &mut st), ids)),
             }
         };
-        let (epoch, versions) = match now {
+        let (epoch, mut versions) = match now {
             Ok(v) => v,
-            Err(hold) => {
+            Err((hold, ids)) => {
                 wait_for_frontier(&inner, &ids, hold.epoch).await?;
                 let st = inner.lock();
                 (hold.epoch, collect(&st, &ids, hold.epoch)?)
             }
         };
+        versions.extend(still);
         session.read_floor = session.read_floor.max(epoch);
         let skip = session.settings.get("on_error").is_some_and(|v| v == "skip");
         for r in stored {
@@ -264,9 +322,14 @@ fn collect(st: &crate::coord::State, ids: &BTreeSet<RelationId>, epoch: Epoch) -
 
 fn view_error(r: &Relation, code: &str, message: &str, row: &str, n: i64, kinds: usize) -> Error {
     const KNOWN: &[SqlState] = &[
+        SqlState::CARDINALITY_VIOLATION,
         SqlState::DIVISION_BY_ZERO,
         SqlState::NUMERIC_OUT_OF_RANGE,
         SqlState::INVALID_TEXT_REPRESENTATION,
+        SqlState::INVALID_DATETIME_FORMAT,
+        SqlState::DATETIME_OVERFLOW,
+        SqlState::INVALID_REGULAR_EXPRESSION,
+        SqlState::CARDINALITY_VIOLATION,
         SqlState::DATA_EXCEPTION,
     ];
     let code = KNOWN.iter().copied().find(|k| k.0 == code).unwrap_or(SqlState::DATA_EXCEPTION);

@@ -6,6 +6,8 @@ use arrow::array::{ArrayRef, RecordBatch, StringViewArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use millstream_sql::statement::{ObjectName, Show};
 
+use millstream_sql::parse::mask_in_definition;
+
 use crate::api::Session;
 use crate::catalog::{SYSTEM_SCHEMA, TEMP_SCHEMA};
 use crate::error::{Error, Result, ResultExt as _, SqlState};
@@ -25,9 +27,11 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("background_ddl", "off"),
     ("client_encoding", "UTF8"),
     ("client_min_messages", "notice"),
+    ("consistency", "strict"),
     ("datestyle", "ISO, MDY"),
     ("default_transaction_isolation", "serializable"),
     ("extra_float_digits", "1"),
+    ("full_recompute", "allow"),
     ("integer_datetimes", "on"),
     ("intervalstyle", "postgres"),
     ("max_identifier_length", "63"),
@@ -41,7 +45,27 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("timezone", "UTC"),
     ("transaction_isolation", "serializable"),
     ("transaction_read_only", "off"),
+    ("unbounded_state", "allow"),
 ];
+
+/// Settings that have a few values only, the default first.
+const CHOICES: &[(&str, &[&str])] = &[
+    ("background_ddl", &["off", "on", "false", "true"]),
+    ("consistency", &["strict", "session", "latest"]),
+    ("full_recompute", &["allow", "warn", "error"]),
+    ("on_error", &["fail", "skip"]),
+    ("unbounded_state", &["allow", "warn", "error"]),
+];
+
+/// Refuses a value that a setting cannot have.
+pub(crate) fn check_setting(name: &str, value: &str) -> Result<()> {
+    let Some((_, values)) = CHOICES.iter().find(|(n, _)| *n == name) else { return Ok(()) };
+    if values.iter().any(|v| v.eq_ignore_ascii_case(value)) {
+        return Ok(());
+    }
+    Err(Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("invalid value for parameter \"{name}\": \"{value}\""))
+        .hint(format!("Available values: {}.", values.join(", "))))
+}
 
 /// Runs a SHOW.
 pub(crate) fn show(session: &Session, show: &Show) -> Result<RecordBatch> {
@@ -60,9 +84,13 @@ pub(crate) fn show(session: &Session, show: &Show) -> Result<RecordBatch> {
         }
         Show::Jobs => crate::coord::system_table(&session.engine.inner, "jobs")?
             .ok_or_else(|| Error::internal("ms.jobs is missing")),
+        Show::Indexes(of) => super::index::show(&catalog, of.as_ref()),
         Show::Create(name) => {
             let r = catalog.get(name)?;
-            text_table(&["name", "create_sql"], vec![vec![Some(r.name.clone()), Some(r.definition.clone())]])
+            text_table(
+                &["name", "create_sql"],
+                vec![vec![Some(r.name.clone()), Some(mask_in_definition(&r.definition))]],
+            )
         }
         Show::Columns(name) => describe(session, name),
         Show::Setting(name) => {

@@ -434,6 +434,10 @@ impl Conn {
                 | Statement::CreateTable(_)
                 | Statement::CreateView(_)
                 | Statement::Drop { .. }
+                | Statement::Alter { .. }
+                | Statement::Comment { .. }
+                | Statement::CreateIndex(_)
+                | Statement::DropIndex { .. }
         );
         if writes && self.transaction == TransactionStatus::Transaction && !self.warned {
             self.warned = true;

@@ -204,7 +204,7 @@ impl Column {
                 let v = a.value(i);
                 text::interval(v.months, v.days, v.nanoseconds / 1000, out);
             }
-            Self::Duration(a) => text::interval(0, 0, a.value(i), out),
+            Self::Duration(a) => text::duration(a.value(i), out),
             Self::List { list, elements, .. } => array_text(list, elements, i, out),
         }
     }

@@ -18,7 +18,7 @@ pub mod param;
 mod rows;
 mod startup;
 pub mod subscribe;
-pub mod text;
+pub use millstream::text;
 pub mod types;
 
 use std::sync::Arc;

@@ -1,4 +1,7 @@
-//! `sum` and `avg` in place of DataFusion's: the same types, but exact.
+//! `sum` and `avg` in place of DataFusion's, but exact.
+//!
+//! A sum of decimals has as many digits as there are, so that a sum of sums has the type of the sum; an average of
+//! decimals has the scale of a quotient. Other types are DataFusion's.
 //!
 //! Integers are summed in 128 bits, decimals in 256 bits, floats in an [`ExactFloatSum`]; the range is checked when the
 //! result is asked for, so an overflow that is retracted later leaves no trace. Durations and intervals keep
@@ -29,6 +32,7 @@ use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, Documentation, EmitTo, GroupsAccumulator, ReversedUDAF, Signature,
 };
 
+use super::arithmetic::{QUOTIENT_SCALE, divide_rounded};
 use super::exact_sum::ExactFloatSum;
 use crate::error::{SqlError, SqlState};
 
@@ -112,7 +116,12 @@ impl AggregateUDFImpl for ExactAggregate {
         self.inner.signature()
     }
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        self.inner.return_type(types)
+        let scale = |s: &i8| if self.function == Function::Avg { (*s).max(QUOTIENT_SCALE) } else { *s };
+        match types.first() {
+            Some(DataType::Decimal128(_, s)) => Ok(DataType::Decimal128(38, scale(s))),
+            Some(DataType::Decimal256(_, s)) => Ok(DataType::Decimal256(76, scale(s))),
+            _ => self.inner.return_type(types),
+        }
     }
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
         self.inner.coerce_types(types)
@@ -385,7 +394,7 @@ fn weighted(value: i256, weight: i64) -> i256 {
     }
 }
 
-/// The sum, or the average cut (as DataFusion cuts it) to the scale of the output.
+/// The sum, or the average rounded to the scale of the output.
 fn decimal(shape: &Shape, total: i256, count: i64) -> Result<i256> {
     if shape.function == Function::Sum {
         return Ok(total);
@@ -398,7 +407,7 @@ fn decimal(shape: &Shape, total: i256, count: i64) -> Result<i256> {
     i256::from_i128(10)
         .checked_pow(by)
         .and_then(|m| total.checked_mul(m))
-        .and_then(|t| t.checked_div(i256::from_i128(i128::from(count))))
+        .and_then(|t| divide_rounded(t, i256::from_i128(i128::from(count))))
         .ok_or_else(|| out_of_range("numeric"))
 }
 

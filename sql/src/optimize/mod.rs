@@ -1,10 +1,15 @@
-//! The optimizer rule list for views.
+//! The optimizer rule lists: one for SELECT, one for views.
 //!
-//! It is DataFusion's list without the rules that change which rows a query gives when the order is not total
+//! Both are DataFusion's list with two rules made safe ([`cross_join`], [`push_down_filter`]). A SELECT gets its set operations expanded. The
+//! list for views is without the rules that change which rows a query gives when the order is not total
 //! (`push_down_limit`), that hide operators we run natively (`replace_distinct_aggregate`, unions), or that only move
-//! cheap expressions about. `now()` is not folded: the optimizer is told no query start time.
+//! cheap expressions about. `now()` is not folded there: the optimizer is told no query start time.
 
-mod scalar_subquery;
+mod aggregate_order;
+mod cross_join;
+mod distinct_on;
+mod push_down_filter;
+mod row_order;
 
 use std::sync::Arc;
 
@@ -14,7 +19,12 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
 use datafusion::optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
+
+pub use aggregate_order::TotalOrder;
+pub use distinct_on::FirstOfEach;
+pub use row_order::physical_rules;
 
 /// Rules of DataFusion that do not apply to views.
 const DROPPED: &[&str] = &[
@@ -29,16 +39,23 @@ const DROPPED: &[&str] = &[
 
 /// The rules for views, in order.
 pub fn view_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
-    let mut rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = Vec::new();
-    for rule in Optimizer::new().rules {
-        if rule.name() == "scalar_subquery_to_join" {
-            rules.push(Arc::new(scalar_subquery::SingleRowSubqueryToJoin));
-        }
-        if !DROPPED.contains(&rule.name()) {
-            rules.push(rule);
-        }
-    }
-    rules
+    safe_rules().filter(|rule| !DROPPED.contains(&rule.name())).collect()
+}
+
+/// The rules for SELECT, in order.
+pub fn batch_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    // Last: DataFusion takes the rows of an UNNEST over groups for distinct, and would drop a DISTINCT above it.
+    let last: Arc<dyn OptimizerRule + Send + Sync> = Arc::new(crate::decorrelate::set_op::ExpandSetOps);
+    safe_rules().chain([last]).collect()
+}
+
+fn safe_rules() -> impl Iterator<Item = Arc<dyn OptimizerRule + Send + Sync>> {
+    let rules = push_down_filter::guarded(Optimizer::new().rules).into_iter().map(|rule| match rule.name() {
+        "eliminate_cross_join" => Arc::new(cross_join::EliminateCrossJoinByEquality::default()),
+        _ => rule,
+    });
+    // Conditions that the one above took out of joins become join keys again.
+    rules.chain([Arc::new(ExtractEquijoinPredicate::new()) as Arc<dyn OptimizerRule + Send + Sync>])
 }
 
 /// Type-checked plan of a view.

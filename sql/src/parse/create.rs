@@ -4,7 +4,7 @@ use sqlparser::tokenizer::Token;
 
 use super::columns::{self, Columns};
 use super::cursor::Cursor;
-use super::{options, query, unsupported};
+use super::{alter, options, query, unsupported};
 use crate::error::{Result, SqlError};
 use crate::statement::{CreateStream, CreateTable, CreateView, ObjectKind, Statement};
 
@@ -36,13 +36,16 @@ pub(crate) fn create(c: &mut Cursor<'_>) -> Result<Statement> {
     if c.eat(&["view"]) {
         return view(c, or_replace, false);
     }
+    if !or_replace && c.eat(&["index"]) {
+        return alter::create_index(c);
+    }
     if let Some(e) = unsupported::create(c) {
         return Err(e.at(at));
     }
-    Err(c.unexpected("STREAM, SOURCE, TABLE, VIEW or MATERIALIZED VIEW"))
+    Err(c.unexpected("STREAM, SOURCE, TABLE, VIEW, MATERIALIZED VIEW or INDEX"))
 }
 
-fn if_not_exists(c: &mut Cursor<'_>) -> Result<bool> {
+pub(crate) fn if_not_exists(c: &mut Cursor<'_>) -> Result<bool> {
     if c.eat(&["if"]) {
         c.expect(&["not", "exists"])?;
         return Ok(true);
@@ -187,6 +190,9 @@ pub(crate) fn kind(c: &mut Cursor<'_>) -> Option<ObjectKind> {
 pub(crate) fn drop(c: &mut Cursor<'_>) -> Result<Statement> {
     let at = c.position();
     c.expect(&["drop"])?;
+    if c.eat(&["index"]) {
+        return alter::drop_index(c);
+    }
     let Some(kind) = kind(c) else {
         if let Some(e) = unsupported::drop(c) {
             return Err(e.at(at));

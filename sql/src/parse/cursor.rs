@@ -9,7 +9,7 @@ use crate::error::{Result, SqlError, SqlState};
 use crate::statement::ObjectName;
 
 /// Words that cannot name a thing unless quoted.
-const RESERVED: &[&str] = &[
+pub(crate) const RESERVED: &[&str] = &[
     "all",
     "and",
     "any",
@@ -87,6 +87,13 @@ const SUGGEST: &[&str] = &[
     "FORMAT",
     "ENCODE",
     "DROP",
+    "ALTER",
+    "RENAME",
+    "PAUSE",
+    "RESUME",
+    "COMMENT",
+    "INDEX",
+    "INDEXES",
     "CASCADE",
     "RESTRICT",
     "SUBSCRIBE",

@@ -76,6 +76,22 @@ impl Dialect for MillstreamDialect {
     fn parse_prefix(&self, _parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
         if self.spend() { None } else { Some(Err(ParserError::RecursionLimitExceeded)) }
     }
+    // sqlparser takes everything up to the end of the expression for the right side of IS DISTINCT FROM, so that
+    // `a IS DISTINCT FROM b AND c` compared `a` with `b AND c`.
+    fn parse_infix(&self, parser: &mut Parser, expr: &Expr, _precedence: u8) -> Option<Result<Expr, ParserError>> {
+        let not = if parser.parse_keywords(&[Keyword::IS, Keyword::DISTINCT, Keyword::FROM]) {
+            false
+        } else if parser.parse_keywords(&[Keyword::IS, Keyword::NOT, Keyword::DISTINCT, Keyword::FROM]) {
+            true
+        } else {
+            return None;
+        };
+        let left = Box::new(expr.clone());
+        Some(parser.parse_subexpr(self.prec_value(Precedence::Is)).map(|right| match not {
+            false => Expr::IsDistinctFrom(left, Box::new(right)),
+            true => Expr::IsNotDistinctFrom(left, Box::new(right)),
+        }))
+    }
     fn supports_table_versioning(&self) -> bool {
         true
     }

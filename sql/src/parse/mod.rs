@@ -4,6 +4,7 @@
 //! its syntax tree count from the statement's own text, and is checked against [`Limits`] before anything recurses.
 //! Positions in errors of this module count from the start of the string given to [`parse`].
 
+mod alter;
 mod columns;
 mod copy;
 mod create;
@@ -26,6 +27,8 @@ use sqlparser::tokenizer::Token;
 use crate::error::Result;
 use crate::limits::{self, Limits};
 use crate::statement::{Parsed, Statement};
+pub use alter::{mask_in_definition, rename_definition, rename_in_query};
+
 use cursor::Cursor;
 use dialect::MillstreamDialect;
 use lexer::Source;

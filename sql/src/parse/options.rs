@@ -69,7 +69,7 @@ fn put(out: &mut Options, key: &str, value: String, at: usize) -> Result<()> {
 }
 
 /// `( k = v, .. )`.
-fn list(c: &mut Cursor<'_>, out: &mut Options) -> Result<()> {
+pub(crate) fn list(c: &mut Cursor<'_>, out: &mut Options) -> Result<()> {
     let open_at = c.position();
     c.expect_token(&Token::LParen)?;
     if c.eat_token(&Token::RParen) {
@@ -118,7 +118,7 @@ fn list(c: &mut Cursor<'_>, out: &mut Options) -> Result<()> {
 }
 
 /// A key: quoted, or words with dots and minus signs between them and no spaces.
-fn key(c: &mut Cursor<'_>) -> Result<String> {
+pub(crate) fn key(c: &mut Cursor<'_>) -> Result<String> {
     if let Some(s) = c.eat_string() {
         return Ok(s.to_ascii_lowercase());
     }

@@ -41,6 +41,9 @@ pub(crate) fn show(c: &mut Cursor<'_>) -> Result<Statement> {
     }
     let show = if c.eat(&["jobs"]) {
         Show::Jobs
+    } else if c.eat_any(&["indexes", "indices"]).is_some() {
+        let of = if c.eat_any(&["from", "in", "on"]).is_some() { Some(c.object_name()?) } else { None };
+        Show::Indexes(of)
     } else if c.eat(&["all"]) {
         Show::AllSettings
     } else if c.eat(&["create"]) {
@@ -60,7 +63,7 @@ pub(crate) fn show(c: &mut Cursor<'_>) -> Result<Statement> {
     } else if c.eat(&["session", "authorization"]) {
         Show::Setting("session_authorization".into())
     } else {
-        for w in ["sinks", "indexes", "connections", "secrets", "functions", "subscriptions", "databases", "schemas"] {
+        for w in ["sinks", "connections", "secrets", "functions", "subscriptions", "databases", "schemas"] {
             if c.looking_at(&[w]) && c.nth(1).is_none() {
                 return Err(SqlError::unsupported(format!("SHOW {} is not supported", w.to_ascii_uppercase())).at(at));
             }

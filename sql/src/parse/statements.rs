@@ -3,7 +3,7 @@
 use sqlparser::tokenizer::Token;
 
 use super::cursor::Cursor;
-use super::{copy, create, explain, query, show, unsupported};
+use super::{alter, copy, create, explain, query, show, unsupported};
 use crate::error::{Result, SqlError};
 use crate::statement::Statement;
 
@@ -23,6 +23,9 @@ pub(crate) fn statement(c: &mut Cursor<'_>) -> Result<Statement> {
         "insert" | "update" | "delete" => query::dml(c),
         "create" => create::create(c),
         "drop" => create::drop(c),
+        "alter" => alter::alter(c),
+        "comment" => alter::comment(c),
+        "pause" | "suspend" | "resume" => alter::pause_or_resume(c, &word),
         "subscribe" => Ok(Statement::Subscribe(copy::subscribe(c)?)),
         "copy" => copy::copy(c),
         "show" => show::show(c),

@@ -405,7 +405,6 @@ fn explain_finds_its_mode_and_target() {
 fn known_but_missing_statements_say_so_with_a_hint_and_a_place() {
     let cases = [
         "CREATE SINK s FROM v WITH (a=1)",
-        "CREATE INDEX i ON v (a)",
         "CREATE UNIQUE INDEX i ON v (a)",
         "CREATE CONNECTION c TO KAFKA (BROKER 'x')",
         "CREATE SECRET s AS 'x'",
@@ -601,6 +600,21 @@ fn nesting_that_doubles_the_work_of_the_parser_is_stopped() {
         assert_eq!(e.code, SqlState::STATEMENT_TOO_COMPLEX);
         assert!(begun.elapsed().as_secs() < 20, "took {:?}", begun.elapsed());
     });
+}
+
+#[test]
+fn is_distinct_from_binds_tighter_than_and_and_or_and_weaker_than_comparisons() {
+    use sqlparser::ast::{BinaryOperator, Expr};
+    for sql in ["a IS DISTINCT FROM b AND c", "a IS NOT DISTINCT FROM b AND c"] {
+        let parsed = parse_expr(sql).unwrap();
+        assert!(matches!(parsed, Expr::BinaryOp { op: BinaryOperator::And, .. }), "{sql}: {parsed:?}");
+    }
+    assert!(matches!(
+        parse_expr("NOT a IS DISTINCT FROM b OR c").unwrap(),
+        Expr::BinaryOp { op: BinaryOperator::Or, .. }
+    ));
+    let Expr::IsDistinctFrom(_, right) = parse_expr("a IS DISTINCT FROM b + 1 = c").unwrap() else { panic!("not IS") };
+    assert!(matches!(*right, Expr::BinaryOp { op: BinaryOperator::Eq, .. }));
 }
 
 proptest! {

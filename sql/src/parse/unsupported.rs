@@ -6,7 +6,6 @@ use crate::error::SqlError;
 /// Words at the start of a statement, and the hint.
 const STATEMENTS: &[(&[&str], &str)] = &[
     (&["alter", "system"], "Settings of the server are in its settings file; SET changes those of the session."),
-    (&["alter"], "Drop the object and create it again."),
     (&["declare"], "Use SUBSCRIBE, or COPY (SUBSCRIBE ..) TO STDOUT."),
     (&["fetch"], "Use SUBSCRIBE, or LIMIT and OFFSET."),
     (&["move"], "Use LIMIT and OFFSET."),
@@ -21,7 +20,6 @@ const STATEMENTS: &[(&[&str], &str)] = &[
     (&["execute"], "Use the prepared statements of the client library."),
     (&["savepoint"], "Use BEGIN and COMMIT without savepoints."),
     (&["release"], "Use BEGIN and COMMIT without savepoints."),
-    (&["comment"], "Keep the description outside of the database."),
     (&["vacuum"], "Nothing needs it."),
     (&["analyze"], "Nothing needs it."),
     (&["reindex"], "Nothing needs it."),
@@ -30,8 +28,6 @@ const STATEMENTS: &[(&[&str], &str)] = &[
     (&["lock"], "Reads see one epoch and need no locks."),
     (&["call"], "There are no procedures."),
     (&["do"], "There are no procedures."),
-    (&["pause"], "Drop the view, or stop the server."),
-    (&["resume"], "Drop the view and create it again."),
     (&["cancel"], "Drop the view of the job."),
     (&["kill"], "Use the cancel request of the client."),
     (&["wait"], "FLUSH waits until every view has reached the present."),
@@ -47,7 +43,6 @@ const STATEMENTS: &[(&[&str], &str)] = &[
 const KINDS: &[(&[&str], &str)] = &[
     (&["sink"], "Read a view with SUBSCRIBE or COPY (SUBSCRIBE ..) TO STDOUT."),
     (&["unique", "index"], "Use PRIMARY KEY in CREATE TABLE."),
-    (&["index"], "A materialized view with the wanted key serves the same purpose."),
     (&["connection"], "Give the connection in WITH (..) of CREATE STREAM."),
     (&["secret"], "Write '${NAME}' in an option to take a value from the server's environment."),
     (&["function"], "Write the expression in the query, or keep it in a view."),
@@ -90,6 +85,11 @@ fn of(verb: &str, words: &[&str], hint: &str) -> SqlError {
 /// The error for a known first word.
 pub(crate) fn statement(c: &Cursor<'_>) -> Option<SqlError> {
     STATEMENTS.iter().find(|(w, _)| c.looking_at(w)).map(|(w, hint)| of("", w, hint).at(c.position()))
+}
+
+/// The error for a known kind after ALTER.
+pub(crate) fn alter(c: &Cursor<'_>) -> Option<SqlError> {
+    KINDS.iter().find(|(w, _)| c.looking_at(w)).map(|(w, _)| of("ALTER", w, "Drop the object and create it again."))
 }
 
 /// The error for a known kind after CREATE.

@@ -15,6 +15,8 @@ mod window;
 
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod tpch_tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,9 +31,10 @@ use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use super::{ChangelogKind, Distribution, IncNode, IncOp, IncPlan, NodeId, PlanExpr, RelationId};
+use crate::decorrelate::set_op::SetOp;
 use crate::error::{Result, SqlError, SqlState};
 use crate::optimize;
-use crate::session::from_datafusion;
+use crate::session::{from_datafusion, visible_schema};
 
 /// Facts about relations that the builder needs.
 pub trait Relations: Send + Sync {
@@ -45,7 +48,7 @@ pub trait Relations: Send + Sync {
 pub fn build(state: &SessionState, logical: LogicalPlan, relations: &dyn Relations) -> Result<IncPlan> {
     determinism::check(&logical)?;
     let analyzed = optimize::analyze(state, logical).map_err(from_datafusion)?;
-    let wanted = Arc::clone(analyzed.schema().inner());
+    let wanted = visible_schema(analyzed.schema().as_arrow());
     let optimized = optimize::optimize(state, analyzed).map_err(from_datafusion)?;
     let read_order = order::of_output(&optimized);
     let mut builder = Builder { relations, nodes: Vec::new(), places: Vec::new(), interned: HashMap::new() };
@@ -161,11 +164,15 @@ impl Builder<'_> {
                 Some(n) => self.sorted_limit(plan, 0, Some(n as u64)),
             },
             LogicalPlan::Limit(l) => self.limit(l),
-            LogicalPlan::Window(_) => recompute("window function"),
+            LogicalPlan::Window(w) => self.window(w),
             LogicalPlan::Unnest(_) => self.unnest(plan),
             LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => self.values(plan),
             LogicalPlan::RecursiveQuery(_) => recompute("recursive query"),
             LogicalPlan::Subquery(s) => self.plan(&s.subquery),
+            LogicalPlan::Extension(e) => match SetOp::of(e.node.as_ref()) {
+                Some(op) => self.set_op(op),
+                None => Err(SqlError::unsupported(format!("{} cannot be used in a view", e.node.name())).into()),
+            },
             other => Err(SqlError::unsupported(format!("{} cannot be used in a view", operator_name(other))).into()),
         }
     }
@@ -211,6 +218,17 @@ impl Builder<'_> {
         let schema = self.schema(input);
         let input = self.hashed(input, (0..schema.fields().len()).collect());
         self.add(IncOp::Distinct, vec![input], schema)
+    }
+
+    fn set_op(&mut self, op: &SetOp) -> Planned {
+        let schema = arrow_schema(&op.schema);
+        let mut inputs = Vec::with_capacity(2);
+        for side in [&op.left, &op.right] {
+            let id = self.plan(side)?;
+            let id = self.cast_columns(id, &schema)?;
+            inputs.push(self.hashed(id, (0..schema.fields().len()).collect()));
+        }
+        Ok(self.add(IncOp::SetOp { kind: op.kind }, inputs, schema))
     }
 
     fn unnest(&mut self, plan: &LogicalPlan) -> Planned {

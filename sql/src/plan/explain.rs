@@ -3,20 +3,47 @@
 use std::borrow::Cow;
 
 use arrow::datatypes::{DataType, Schema};
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, ScalarValue};
-use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 
-use super::{AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, SortColumn, Tier};
+use crate::functions::arithmetic::as_operator;
+use crate::functions::cast::as_cast;
+use crate::functions::{Collect, Stat};
+use crate::session::visible;
+
+use super::bounds::{Bounds, Growth, bounds};
+use super::{AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, SortColumn, StoredPlan, Tier};
 
 /// An indented tree, one operator a line: name, arguments, `[native]`, `[keyed recompute: reason]` or
 /// `[full recompute: reason]`. `relation_name` gives names of relations. Shared nodes are printed once and referred to.
 /// With `state`, each stateful operator says what it keeps.
 pub fn explain(plan: &IncPlan, relation_name: &dyn Fn(super::RelationId) -> String, state: bool) -> Vec<String> {
+    explain_with(plan, relation_name, state, None)
+}
+
+/// [`explain`] with what each stateful operator keeps, and what bounds it.
+pub fn explain_state(
+    plan: &IncPlan,
+    relation_name: &dyn Fn(super::RelationId) -> String,
+    growth: &dyn Fn(super::RelationId) -> Growth,
+) -> Vec<String> {
+    let bounds = bounds(plan, growth);
+    let mut lines = explain_with(plan, relation_name, true, Some(&bounds));
+    lines.push(format!("View keeps its rows; {}", bounds.view.text()));
+    lines
+}
+
+fn explain_with(
+    plan: &IncPlan,
+    relation_name: &dyn Fn(super::RelationId) -> String,
+    state: bool,
+    bounds: Option<&Bounds>,
+) -> Vec<String> {
     let mut uses = vec![0usize; plan.nodes.len()];
     plan.nodes.iter().flat_map(|n| &n.inputs).for_each(|i| uses[i.0 as usize] += 1);
     let mut printer =
-        Printer { plan, relation_name, state, uses, labels: vec![None; plan.nodes.len()], lines: Vec::new() };
+        Printer { plan, relation_name, state, bounds, uses, labels: vec![None; plan.nodes.len()], lines: Vec::new() };
     if !plan.read_order.is_empty() {
         let order = sort_text(&plan.read_order, plan.schema());
         printer.lines.push(format!("Read order: {order}"));
@@ -29,6 +56,7 @@ struct Printer<'a> {
     plan: &'a IncPlan,
     relation_name: &'a dyn Fn(super::RelationId) -> String,
     state: bool,
+    bounds: Option<&'a Bounds>,
     uses: Vec<usize>,
     labels: Vec<Option<usize>>,
     lines: Vec<String>,
@@ -57,7 +85,9 @@ impl Printer<'_> {
         if self.state
             && let Some(kept) = self.kept(id)
         {
-            self.lines.push(format!("{indent}    keeps {kept}"));
+            let bound = self.bounds.and_then(|b| b.state.get(id.0 as usize)?.as_ref());
+            let bound = bound.map_or(String::new(), |b| format!("; {}", b.text()));
+            self.lines.push(format!("{indent}    keeps {kept}{bound}"));
         }
         for input in node.inputs.clone() {
             self.print(input, depth + 1);
@@ -87,6 +117,7 @@ impl Printer<'_> {
             IncOp::RowMap { plan } => format!("RowMap {}", first_line(&plan.logical)),
             IncOp::Union => format!("Union inputs={}", node.inputs.len()),
             IncOp::Distinct => format!("Distinct ({})", all_names(&node.schema)),
+            IncOp::SetOp { kind } => format!("SetOp {} ({})", kind.sql().to_lowercase(), all_names(&node.schema)),
             IncOp::Join { kind, on, residual, null_equals_null } => {
                 let (l, r) = (input(0), input(1));
                 let sign = if *null_equals_null { "is not distinct from" } else { "=" };
@@ -119,6 +150,24 @@ impl Printer<'_> {
                 }
                 text
             }
+            IncOp::TopRank { partition, order, limit, dense } => {
+                let mut text = format!("TopN {}<={limit}", if *dense { "dense_rank" } else { "rank" });
+                if !partition.is_empty() {
+                    text.push_str(&format!(" by ({})", names(input(0), partition)));
+                }
+                text.push_str(&format!(" order ({})", sort_text(order, input(0))));
+                text
+            }
+            IncOp::Over { partition, order, plan } => {
+                let mut text = format!("Over ({})", functions(plan).join(", "));
+                if !partition.is_empty() {
+                    text.push_str(&format!(" by ({})", names(input(0), partition)));
+                }
+                if !order.is_empty() {
+                    text.push_str(&format!(" order ({})", sort_text(order, input(0))));
+                }
+                text
+            }
             IncOp::Exchange { distribution: Distribution::Single } => "Exchange single".to_owned(),
             IncOp::Exchange { distribution: Distribution::Hash(columns) } => {
                 format!("Exchange hash ({})", names(input(0), columns))
@@ -139,6 +188,7 @@ impl Printer<'_> {
         let input = |i: usize| &self.plan.node(node.inputs[i]).schema;
         Some(match &node.op {
             IncOp::Distinct => "a counter per distinct row".to_owned(),
+            IncOp::SetOp { .. } => "two counters per distinct row, one a side".to_owned(),
             IncOp::Join { on, .. } => {
                 let left: Vec<usize> = on.iter().map(|k| k.0).collect();
                 let right: Vec<usize> = on.iter().map(|k| k.1).collect();
@@ -150,14 +200,32 @@ impl Printer<'_> {
             }
             IncOp::Aggregate { keys, aggs } => {
                 let values = aggs.iter().any(|a| a.distinct || matches!(a.func, AggFunc::Min | AggFunc::Max));
-                let extra = if values { ", and counters of values for min, max and DISTINCT" } else { "" };
+                let collected = aggs.iter().any(|a| matches!(a.func, AggFunc::Collect(_)));
+                let extra = match (values, collected) {
+                    (true, true) => {
+                        ", counters of values for min, max and DISTINCT, and all values of the ordered aggregates"
+                    }
+                    (true, false) => ", and counters of values for min, max and DISTINCT",
+                    (false, true) => ", and all values of the ordered aggregates",
+                    (false, false) => "",
+                };
                 match keys.is_empty() {
                     true => format!("one row of accumulators{extra}"),
                     false => format!("a row of accumulators per ({}){extra}", names(input(0), keys)),
                 }
             }
-            IncOp::TopN { partition, .. } if partition.is_empty() => "all input rows in order".to_owned(),
-            IncOp::TopN { partition, .. } => format!("all input rows in order, per ({})", names(input(0), partition)),
+            IncOp::TopN { partition, .. } | IncOp::TopRank { partition, .. } if partition.is_empty() => {
+                "all input rows in order".to_owned()
+            }
+            IncOp::TopN { partition, .. } | IncOp::TopRank { partition, .. } => {
+                format!("all input rows in order, per ({})", names(input(0), partition))
+            }
+            IncOp::Over { partition, .. } if partition.is_empty() => {
+                "all input rows in order, with the last result of each".to_owned()
+            }
+            IncOp::Over { partition, .. } => {
+                format!("all input rows in order, with the last result of each, per ({})", names(input(0), partition))
+            }
             IncOp::Recompute { .. } => "all input rows and the last output".to_owned(),
             _ => return None,
         })
@@ -171,9 +239,25 @@ fn reason(op: &IncOp) -> &str {
     }
 }
 
+/// Names of the window functions of a stored plan.
+fn functions(plan: &StoredPlan) -> Vec<String> {
+    let mut found = Vec::new();
+    let visited = plan.logical.apply(|node| {
+        if let LogicalPlan::Window(w) = node {
+            found.extend(w.window_expr.iter().map(|e| match e.clone().unalias() {
+                Expr::WindowFunction(f) => f.fun.name().to_owned(),
+                other => other.to_string(),
+            }));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    if visited.is_err() { Vec::new() } else { found }
+}
+
 /// The stored plan's top operator.
 fn first_line(plan: &datafusion::logical_expr::LogicalPlan) -> String {
-    let text = plan.display().to_string();
+    let shown = plan.clone().map_expressions(|e| e.transform_up(operators));
+    let text = shown.map_or_else(|_| plan.display().to_string(), |p| p.data.display().to_string());
     match text.char_indices().nth(100) {
         None => text,
         Some((end, _)) => format!("{}..", &text[..end]),
@@ -183,7 +267,7 @@ fn first_line(plan: &datafusion::logical_expr::LogicalPlan) -> String {
 /// A column's name; generated ones can be very long.
 fn name(schema: &Schema, i: usize) -> Cow<'_, str> {
     const LONGEST: usize = 48;
-    match schema.fields().get(i).map(|f| f.name().as_str()) {
+    match schema.fields().get(i).map(|f| visible(f.name())) {
         None => Cow::Borrowed("?"),
         Some(n) => match n.char_indices().nth(LONGEST) {
             None => Cow::Borrowed(n),
@@ -208,10 +292,15 @@ fn text_of(e: &PlanExpr, schema: &Schema) -> String {
         Ok(match (&column.expr, column.as_column()) {
             (Expr::Column(_), Some(i)) => Transformed::yes(shown(name(schema, i).into_owned())),
             (Expr::Literal(value, _), _) => Transformed::yes(shown(literal(value))),
-            _ => Transformed::no(column.expr),
+            _ => return operators(column.expr),
         })
     });
     named.map_or_else(|e| e.to_string(), |t| t.data.to_string())
+}
+
+/// Our functions for operators and casts as what they stand for.
+fn operators(e: Expr) -> datafusion::error::Result<Transformed<Expr>> {
+    Ok(as_operator(e).or_else(as_cast).map_or_else(Transformed::no, Transformed::yes))
 }
 
 fn literal(value: &ScalarValue) -> String {
@@ -238,11 +327,22 @@ fn agg_text(a: &AggCall, schema: &Schema) -> String {
         AggFunc::Max => "max",
         AggFunc::BoolAnd => "bool_and",
         AggFunc::BoolOr => "bool_or",
+        AggFunc::BitAnd => "bit_and",
+        AggFunc::BitOr => "bit_or",
+        AggFunc::BitXor => "bit_xor",
+        AggFunc::Stat(stat) => Stat::ALL.iter().find(|s| s.0 == stat).map_or("", |s| s.1),
+        AggFunc::Collect(kind) => Collect::ALL.iter().find(|c| c.0 == kind).map_or("", |c| c.1),
     };
     let distinct = if a.distinct { "distinct " } else { "" };
-    let arg = a.arg.map_or(Cow::Borrowed("*"), |i| name(schema, i));
+    let mut args = a.arg.map_or(Cow::Borrowed("*"), |i| name(schema, i)).into_owned();
+    for i in &a.more {
+        args.push_str(&format!(", {}", name(schema, *i)));
+    }
+    if !a.order.is_empty() {
+        args.push_str(&format!(" order by {}", sort_text(&a.order, schema)));
+    }
     let filter = a.filter.map_or(String::new(), |f| format!(" filter {}", name(schema, f)));
-    format!("{func}({distinct}{arg}){filter}")
+    format!("{func}({distinct}{args}){filter}")
 }
 
 fn sort_text(order: &[SortColumn], schema: &Schema) -> String {

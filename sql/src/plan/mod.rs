@@ -7,6 +7,7 @@
 //! Columns are positions, never names. Expressions are DataFusion logical expressions over columns named
 //! `c0, c1, ..` of the node's input row (for joins: left columns, then right columns).
 
+pub mod bounds;
 pub mod build;
 pub mod explain;
 pub mod expr;
@@ -16,6 +17,8 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
 
 pub use expr::PlanExpr;
+
+use crate::functions::{Collect, Stat};
 
 /// Version of the encoding in [`serialize`].
 pub const PLAN_VERSION: u32 = 1;
@@ -91,6 +94,40 @@ pub enum JoinKind {
     LeftAnti,
 }
 
+/// Set operations that count duplicates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SetOpKind {
+    /// A row as many times as it is more often left than right.
+    ExceptAll,
+    /// A row as many times as it is on the side that has it less often.
+    IntersectAll,
+}
+
+impl SetOpKind {
+    /// A name for storage.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ExceptAll => "except_all",
+            Self::IntersectAll => "intersect_all",
+        }
+    }
+    /// As SQL writes it.
+    pub fn sql(self) -> &'static str {
+        match self {
+            Self::ExceptAll => "EXCEPT ALL",
+            Self::IntersectAll => "INTERSECT ALL",
+        }
+    }
+    /// How often a row comes out that is there this often.
+    pub fn times(self, left: i64, right: i64) -> i64 {
+        let (left, right) = (left.max(0), right.max(0));
+        match self {
+            Self::ExceptAll => (left - right).max(0),
+            Self::IntersectAll => left.min(right),
+        }
+    }
+}
+
 /// Aggregate functions that have a native operator. All arguments are plain columns of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AggFunc {
@@ -110,6 +147,16 @@ pub enum AggFunc {
     BoolAnd,
     /// `bool_or(x)`.
     BoolOr,
+    /// `bit_and(x)`.
+    BitAnd,
+    /// `bit_or(x)`.
+    BitOr,
+    /// `bit_xor(x)`.
+    BitXor,
+    /// Variance, covariance, correlation and regression.
+    Stat(Stat),
+    /// Those that see their values in order.
+    Collect(Collect),
 }
 
 /// One aggregate of an [`IncOp::Aggregate`].
@@ -119,12 +166,48 @@ pub struct AggCall {
     pub func: AggFunc,
     /// Argument column; `None` only for `CountStar`.
     pub arg: Option<usize>,
+    /// Columns of further arguments.
+    pub more: Vec<usize>,
+    /// ORDER BY inside of the call; of [`AggFunc::Collect`] only.
+    pub order: Vec<SortColumn>,
+    /// IGNORE NULLS.
+    pub ignore_nulls: bool,
     /// Boolean column: the row counts only where it is true.
     pub filter: Option<usize>,
     /// `DISTINCT`.
     pub distinct: bool,
     /// Type of the result, as batch DataFusion gives it.
     pub output: DataType,
+}
+
+impl AggCall {
+    /// A plain call: no filter, not DISTINCT.
+    pub fn new(func: AggFunc, arg: Option<usize>, output: DataType) -> Self {
+        Self {
+            func,
+            arg,
+            more: Vec::new(),
+            order: Vec::new(),
+            ignore_nulls: false,
+            filter: None,
+            distinct: false,
+            output,
+        }
+    }
+
+    /// The columns it reads.
+    pub fn columns(&self) -> impl Iterator<Item = usize> + '_ {
+        let order = self.order.iter().map(|o| o.column);
+        self.arg.into_iter().chain(self.more.iter().copied()).chain(order).chain(self.filter)
+    }
+
+    /// The same call over columns that moved.
+    pub fn moved(&self, to: impl Fn(usize) -> usize) -> Self {
+        let mut new = self.clone();
+        let columns = new.arg.iter_mut().chain(&mut new.more).chain(new.order.iter_mut().map(|o| &mut o.column));
+        columns.chain(&mut new.filter).for_each(|c| *c = to(*c));
+        new
+    }
 }
 
 /// How rows are spread over the shards of a job.
@@ -179,6 +262,11 @@ pub enum IncOp {
     Union,
     /// SELECT DISTINCT.
     Distinct,
+    /// EXCEPT ALL or INTERSECT ALL of two inputs.
+    SetOp {
+        /// Which.
+        kind: SetOpKind,
+    },
     /// Equi-join with an optional residual over (left, right) columns.
     Join {
         /// Kind.
@@ -210,6 +298,28 @@ pub enum IncOp {
         limit: u64,
         /// Append the row number as a column of the node schema's last field type.
         rank: bool,
+    },
+    /// The rows whose rank in their partition is at most `limit`; peers all or none. Output: the input row, then the rank.
+    TopRank {
+        /// Partition columns.
+        partition: Vec<usize>,
+        /// Order; rows alike in it are peers.
+        order: Vec<SortColumn>,
+        /// The largest rank.
+        limit: u64,
+        /// `dense_rank()` instead of `rank()`.
+        dense: bool,
+    },
+    /// Window functions of one PARTITION BY and ORDER BY. Output: the input row, then one column a function. Ties of
+    /// the order are broken by the whole row.
+    Over {
+        /// Partition columns.
+        partition: Vec<usize>,
+        /// Order; rows alike in it are peers.
+        order: Vec<SortColumn>,
+        /// The functions: a projection of `__row` and one column a function, over one window partitioned by `__part`,
+        /// over leaf `t0`, which has the input's columns and then `__part` and `__row`.
+        plan: StoredPlan,
     },
     /// Rows go to the shard that owns them. Splits the graph into stages.
     Exchange {

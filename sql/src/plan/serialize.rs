@@ -23,9 +23,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AggCall, AggFunc, ChangelogKind, Distribution, IncNode, IncOp, IncPlan, JoinKind, NodeId, PLAN_VERSION, PlanExpr,
-    RecomputeKeys, RelationId, SortColumn, StoredPlan,
+    RecomputeKeys, RelationId, SetOpKind, SortColumn, StoredPlan,
 };
 use crate::error::{Result, SqlError, SqlState};
+use crate::functions::{Collect, Stat};
 
 /// Encodes a plan for the catalog.
 pub fn to_json(plan: &IncPlan) -> Result<serde_json::Value> {
@@ -100,9 +101,12 @@ enum OpFile {
     RowMap { plan: String },
     Union,
     Distinct,
+    SetOp { kind: String },
     Join { kind: String, on: Vec<(usize, usize)>, residual: Option<String>, null_equals_null: bool },
     Aggregate { keys: Vec<usize>, aggs: Vec<AggFile> },
     TopN { partition: Vec<usize>, order: Vec<SortFile>, offset: u64, limit: u64, rank: bool },
+    TopRank { partition: Vec<usize>, order: Vec<SortFile>, limit: u64, dense: bool },
+    Over { partition: Vec<usize>, order: Vec<SortFile>, plan: String },
     Exchange { hash: Option<Vec<usize>> },
     Recompute { plan: String, keys: Option<KeysFile>, reason: String },
 }
@@ -111,6 +115,12 @@ enum OpFile {
 struct AggFile {
     func: String,
     arg: Option<usize>,
+    #[serde(default)]
+    more: Vec<usize>,
+    #[serde(default)]
+    order: Vec<SortFile>,
+    #[serde(default)]
+    ignore_nulls: bool,
     filter: Option<usize>,
     distinct: bool,
     /// A schema of one field of the type.
@@ -144,7 +154,10 @@ const JOIN_KINDS: [(JoinKind, &str); 6] = [
     (JoinKind::LeftAnti, "left_anti"),
 ];
 
-const AGG_FUNCS: [(AggFunc, &str); 8] = [
+const SET_OPS: [(SetOpKind, &str); 2] =
+    [(SetOpKind::ExceptAll, "except_all"), (SetOpKind::IntersectAll, "intersect_all")];
+
+const AGG_FUNCS: [(AggFunc, &str); 11] = [
     (AggFunc::CountStar, "count_star"),
     (AggFunc::Count, "count"),
     (AggFunc::Sum, "sum"),
@@ -153,7 +166,24 @@ const AGG_FUNCS: [(AggFunc, &str); 8] = [
     (AggFunc::Max, "max"),
     (AggFunc::BoolAnd, "bool_and"),
     (AggFunc::BoolOr, "bool_or"),
+    (AggFunc::BitAnd, "bit_and"),
+    (AggFunc::BitOr, "bit_or"),
+    (AggFunc::BitXor, "bit_xor"),
 ];
+
+/// Statistics and collections go by the names of their functions.
+fn function_out(f: AggFunc) -> Result<String> {
+    match f {
+        AggFunc::Stat(s) => name_of(&Stat::ALL, &s),
+        AggFunc::Collect(c) => name_of(&Collect::ALL, &c),
+        plain => name_of(&AGG_FUNCS, &plain),
+    }
+}
+
+fn function_in(name: &str) -> Result<AggFunc> {
+    let other = Stat::named(name).map(AggFunc::Stat).or_else(|| Collect::named(name).map(AggFunc::Collect));
+    other.map_or_else(|| named(&AGG_FUNCS, name), Ok)
+}
 
 fn name_of<T: PartialEq>(table: &[(T, &str)], value: &T) -> Result<String> {
     let found = table.iter().find(|(v, _)| v == value);
@@ -182,6 +212,7 @@ impl NodeFile {
             IncOp::RowMap { plan } => OpFile::RowMap { plan: plan_out(plan)? },
             IncOp::Union => OpFile::Union,
             IncOp::Distinct => OpFile::Distinct,
+            IncOp::SetOp { kind } => OpFile::SetOp { kind: name_of(&SET_OPS, kind)? },
             IncOp::Join { kind, on, residual, null_equals_null } => OpFile::Join {
                 kind: name_of(&JOIN_KINDS, kind)?,
                 on: on.clone(),
@@ -192,8 +223,11 @@ impl NodeFile {
                 let one = |a: &AggCall| -> Result<AggFile> {
                     let field = Field::new("output", a.output.clone(), true);
                     Ok(AggFile {
-                        func: name_of(&AGG_FUNCS, &a.func)?,
+                        func: function_out(a.func)?,
                         arg: a.arg,
+                        more: a.more.clone(),
+                        order: a.order.iter().map(SortFile::from).collect(),
+                        ignore_nulls: a.ignore_nulls,
                         filter: a.filter,
                         distinct: a.distinct,
                         output: ipc(&Arc::new(Schema::new(vec![field])), None)?,
@@ -207,6 +241,17 @@ impl NodeFile {
                 offset: *offset,
                 limit: *limit,
                 rank: *rank,
+            },
+            IncOp::TopRank { partition, order, limit, dense } => OpFile::TopRank {
+                partition: partition.clone(),
+                order: order.iter().map(SortFile::from).collect(),
+                limit: *limit,
+                dense: *dense,
+            },
+            IncOp::Over { partition, order, plan } => OpFile::Over {
+                partition: partition.clone(),
+                order: order.iter().map(SortFile::from).collect(),
+                plan: plan_out(plan)?,
             },
             IncOp::Exchange { distribution } => OpFile::Exchange {
                 hash: match distribution {
@@ -242,6 +287,7 @@ impl NodeFile {
             OpFile::RowMap { plan } => IncOp::RowMap { plan: plan_in(&plan, context)? },
             OpFile::Union => IncOp::Union,
             OpFile::Distinct => IncOp::Distinct,
+            OpFile::SetOp { kind } => IncOp::SetOp { kind: named(&SET_OPS, &kind)? },
             OpFile::Join { kind, on, residual, null_equals_null } => IncOp::Join {
                 kind: named(&JOIN_KINDS, &kind)?,
                 on,
@@ -256,8 +302,11 @@ impl NodeFile {
                         None => DataType::Null,
                     };
                     Ok(AggCall {
-                        func: named(&AGG_FUNCS, &a.func)?,
+                        func: function_in(&a.func)?,
                         arg: a.arg,
+                        more: a.more,
+                        order: a.order.into_iter().map(SortColumn::from).collect(),
+                        ignore_nulls: a.ignore_nulls,
                         filter: a.filter,
                         distinct: a.distinct,
                         output,
@@ -268,6 +317,14 @@ impl NodeFile {
             OpFile::TopN { partition, order, offset, limit, rank } => {
                 IncOp::TopN { partition, order: order.into_iter().map(SortColumn::from).collect(), offset, limit, rank }
             }
+            OpFile::TopRank { partition, order, limit, dense } => {
+                IncOp::TopRank { partition, order: order.into_iter().map(SortColumn::from).collect(), limit, dense }
+            }
+            OpFile::Over { partition, order, plan } => IncOp::Over {
+                partition,
+                order: order.into_iter().map(SortColumn::from).collect(),
+                plan: plan_in(&plan, context)?,
+            },
             OpFile::Exchange { hash } => {
                 IncOp::Exchange { distribution: hash.map_or(Distribution::Single, Distribution::Hash) }
             }

@@ -1,9 +1,10 @@
 //! DataFusion's failures as [`SqlError`]s: SQLSTATE, place in the text, "did you mean".
 
-use datafusion::arrow::error::ArrowError;
 use datafusion::common::{Column, SchemaError};
 use datafusion::error::DataFusionError;
 
+use super::data_errors::{from_arrow, from_execution};
+use super::names::visible_text;
 use crate::error::{SqlError, SqlState};
 
 /// The same failure with SQLSTATE; no position.
@@ -20,10 +21,11 @@ pub fn from_datafusion_in(error: DataFusionError, text: &str, relations: &[Strin
     if out.position.is_none() || diagnosed.is_some() {
         out.position = diagnosed.or(out.position);
     }
+    out.message = visible_text(&out.message);
     out
 }
 
-fn convert(error: &DataFusionError, text: &str, relations: &[String]) -> SqlError {
+pub(super) fn convert(error: &DataFusionError, text: &str, relations: &[String]) -> SqlError {
     match error {
         DataFusionError::Diagnostic(_, inner) | DataFusionError::Context(_, inner) => convert(inner, text, relations),
         DataFusionError::Shared(inner) => convert(inner, text, relations),
@@ -42,8 +44,8 @@ fn convert(error: &DataFusionError, text: &str, relations: &[String]) -> SqlErro
         DataFusionError::Plan(m) => plan_error(m, text, relations),
         DataFusionError::NotImplemented(m) => SqlError::unsupported(clean(m)),
         DataFusionError::SQL(e, _) => SqlError::new(SqlState::SYNTAX_ERROR, clean(&e.to_string())),
-        DataFusionError::ArrowError(e, _) => arrow_error(e),
-        DataFusionError::Execution(m) => execution_error(m),
+        DataFusionError::ArrowError(e, _) => from_arrow(e),
+        DataFusionError::Execution(m) => from_execution(&clean(m)),
         DataFusionError::ResourcesExhausted(m) => SqlError::new(SqlState("53200"), clean(m)),
         DataFusionError::IoError(e) => SqlError::new(SqlState::IO_ERROR, e.to_string()),
         DataFusionError::ObjectStore(e) => SqlError::new(SqlState::IO_ERROR, e.to_string()),
@@ -157,53 +159,6 @@ fn plan_error(message: &str, text: &str, relations: &[String]) -> SqlError {
     }
 }
 
-fn arrow_error(e: &ArrowError) -> SqlError {
-    match e {
-        ArrowError::DivideByZero => SqlError::new(SqlState::DIVISION_BY_ZERO, "division by zero"),
-        ArrowError::ArithmeticOverflow(m) => SqlError::new(SqlState::NUMERIC_OUT_OF_RANGE, lower_first(m)),
-        ArrowError::CastError(m) if m.starts_with("Can't cast value") => {
-            SqlError::new(SqlState::NUMERIC_OUT_OF_RANGE, lower_first(m))
-        }
-        ArrowError::CastError(m) | ArrowError::ParseError(m) => {
-            SqlError::new(SqlState::INVALID_TEXT_REPRESENTATION, lower_first(m))
-        }
-        ArrowError::ExternalError(inner) => match inner.downcast_ref::<SqlError>() {
-            Some(ours) => ours.clone(),
-            None => match inner.downcast_ref::<DataFusionError>() {
-                Some(theirs) => convert(theirs, "", &[]),
-                None => SqlError::new(SqlState::DATA_EXCEPTION, inner.to_string()),
-            },
-        },
-        other => {
-            let m = other.to_string();
-            let lower = m.to_lowercase();
-            let code = if lower.contains("overflow") || lower.contains("to store in a decimal") {
-                SqlState::NUMERIC_OUT_OF_RANGE
-            } else {
-                SqlState::DATA_EXCEPTION
-            };
-            SqlError::new(code, lower_first(&m))
-        }
-    }
-}
-
-fn execution_error(message: &str) -> SqlError {
-    let message = clean(message);
-    let lower = message.to_lowercase();
-    let code = if lower.contains("more than one row") {
-        SqlState("21000")
-    } else if lower.contains("overflow") || lower.contains("out of range") {
-        SqlState::NUMERIC_OUT_OF_RANGE
-    } else if lower.contains("divide by zero") || lower.contains("division by zero") {
-        SqlState::DIVISION_BY_ZERO
-    } else if lower.contains("parsing") || lower.contains("cannot cast") {
-        SqlState::INVALID_TEXT_REPRESENTATION
-    } else {
-        SqlState::DATA_EXCEPTION
-    };
-    SqlError::new(code, lower_first(&message))
-}
-
 /// The position of `name` as a word of `text`, if the error has none yet.
 fn place(mut error: SqlError, text: &str, name: &str) -> SqlError {
     if error.position.is_none() {
@@ -272,13 +227,13 @@ fn clean(message: &str) -> String {
     m.trim_end_matches('.').to_owned()
 }
 
-fn between<'a>(s: &'a str, before: &str, after: &str) -> Option<&'a str> {
+pub(super) fn between<'a>(s: &'a str, before: &str, after: &str) -> Option<&'a str> {
     let start = s.find(before)? + before.len();
     let end = s[start..].find(after)? + start;
     Some(&s[start..end])
 }
 
-fn lower_first(s: &str) -> String {
+pub(super) fn lower_first(s: &str) -> String {
     let mut chars = s.chars();
     match (chars.next(), s.chars().nth(1)) {
         // Words in capitals (SUM, GROUP BY) stay as they are.

@@ -2,15 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{Expr, LogicalPlan};
 use sqlparser::ast::{Query, SetExpr, SetOperator, SetQuantifier, TableFactor, Visit, Visitor};
 
-use super::from_datafusion;
 use crate::error::{Result, SqlError};
 
-/// EXCEPT ALL and INTERSECT ALL lose the number of duplicates; locks, samples and table versions would be ignored.
+/// Locks, samples and table versions would be ignored.
 pub(super) fn check_syntax(query: &Query) -> Result<()> {
     struct Sets;
     impl Visitor for Sets {
@@ -42,50 +38,14 @@ pub(super) fn check_syntax(query: &Query) -> Result<()> {
 
 fn check_set(body: &SetExpr) -> ControlFlow<SqlError> {
     let SetExpr::SetOperation { op, set_quantifier, left, right } = body else { return ControlFlow::Continue(()) };
-    let all = matches!(set_quantifier, SetQuantifier::All | SetQuantifier::AllByName);
-    if all && !matches!(op, SetOperator::Union) {
+    let by_name =
+        matches!(set_quantifier, SetQuantifier::ByName | SetQuantifier::AllByName | SetQuantifier::DistinctByName);
+    if by_name && !matches!(op, SetOperator::Union) {
         return ControlFlow::Break(
-            SqlError::unsupported(format!("{op} ALL is not supported"))
-                .hint(format!("Use {op}, or number the duplicates with row_number() and use {op} on that.")),
+            SqlError::unsupported(format!("{op} BY NAME is not supported"))
+                .hint("Write the columns of both sides in the same order."),
         );
     }
     check_set(left)?;
     check_set(right)
-}
-
-/// NOT IN (subquery) that is only a part of a condition takes NULL for false.
-pub(super) fn check_plan(plan: &LogicalPlan) -> Result<()> {
-    let mut found = false;
-    plan.apply_with_subqueries(|node| {
-        node.apply_expressions(|e| {
-            let whole = matches!(node, LogicalPlan::Filter(_));
-            for part in if whole { split_conjunction(e) } else { vec![e] } {
-                let alone = match part {
-                    Expr::InSubquery(_) => true,
-                    Expr::Not(inner) => matches!(inner.as_ref(), Expr::InSubquery(_)),
-                    _ => false,
-                };
-                if !(whole && alone) {
-                    found |= negated_in(part)?;
-                }
-            }
-            Ok(TreeNodeRecursion::Continue)
-        })
-    })
-    .map_err(from_datafusion)?;
-    match found {
-        false => Ok(()),
-        true => Err(SqlError::unsupported("NOT IN (subquery) inside a larger condition is not supported")
-            .hint("Use NOT EXISTS (SELECT .. WHERE ..).")),
-    }
-}
-
-fn negated_in(e: &Expr) -> datafusion::error::Result<bool> {
-    e.exists(|x| {
-        Ok(match x {
-            Expr::InSubquery(s) => s.negated,
-            Expr::Not(inner) => inner.exists(|y| Ok(matches!(y, Expr::InSubquery(_))))?,
-            _ => false,
-        })
-    })
 }

@@ -3,6 +3,9 @@
 //! Every query names its output columns `x0, x1, ..`; every FROM item has an alias of its own. What is nested is small, so
 //! that a failing query can be read.
 
+mod subquery;
+mod windows;
+
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
@@ -89,7 +92,7 @@ impl<'a> Queries<'a> {
     /// A query.
     pub fn query(&mut self, depth: usize) -> Query {
         let windows = self.features.windows;
-        match self.rng.random_range(0..24) {
+        match self.rng.random_range(0..34) {
             0..=2 => self.select(depth),
             3..=6 => self.join(depth),
             7..=10 => self.aggregate(depth),
@@ -103,6 +106,9 @@ impl<'a> Queries<'a> {
             20 => self.scalar(depth),
             21 if windows => self.tumble(),
             22 => self.two_joins(),
+            23..=29 => self.subquery(depth),
+            30 | 31 => self.over(depth),
+            32 => self.grouping_sets(depth),
             _ => self.global(depth),
         }
     }
@@ -199,6 +205,15 @@ impl<'a> Queries<'a> {
     }
 
     fn aggregate_call(&mut self, cols: &[Col]) -> (String, Ty) {
+        if self.rng.random_bool(0.3)
+            && let Some((call, ty)) = self.further_aggregate(cols)
+        {
+            // What wraps an aggregate cannot be filtered.
+            if !call.starts_with("array_to_string") && self.rng.random_bool(0.2) {
+                return (format!("{call} FILTER (WHERE {})", self.exprs(cols).predicate(1)), ty);
+            }
+            return (call, ty);
+        }
         let numeric: Vec<Ty> = AGGREGATED.iter().copied().filter(|t| cols.iter().any(|c| c.ty == *t)).collect();
         let any: Vec<Col> = cols.iter().filter(|c| c.ty != Ty::Bool).cloned().collect();
         let (call, ty) = match self.rng.random_range(0..12) {

@@ -16,6 +16,7 @@ use super::scenario::{Scenario, Step, View};
 
 /// Longest time one statement may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
+const NO_ANSWER: &str = "no answer within";
 /// Longest time a subscription may stay behind a view that no longer changes.
 const LAG: Duration = Duration::from_secs(10);
 
@@ -41,6 +42,8 @@ pub struct Stats {
     pub nonempty: usize,
     /// Comparisons where the query failed.
     pub failing: usize,
+    /// Queries without an answer in time: joins of joins of all rows, which say nothing about views.
+    pub slow: usize,
     /// Restarts and crashes.
     pub restarts: usize,
 }
@@ -53,6 +56,7 @@ impl Stats {
         self.comparisons += other.comparisons;
         self.nonempty += other.nonempty;
         self.failing += other.failing;
+        self.slow += other.slow;
         self.restarts += other.restarts;
     }
 }
@@ -154,8 +158,12 @@ async fn query(session: &mut Session, sql: &str) -> Result<Option<Rows>, Error> 
     };
     match tokio::time::timeout(TIMEOUT, work).await {
         Ok(done) => done,
-        Err(_) => Err(Error::internal(format!("no answer within {} s", TIMEOUT.as_secs()))),
+        Err(_) => Err(Error::internal(format!("{NO_ANSWER} {} s", TIMEOUT.as_secs()))),
     }
+}
+
+fn unanswered(e: &Error) -> bool {
+    e.message.starts_with(NO_ANSWER)
 }
 
 impl Runner<'_> {
@@ -390,6 +398,7 @@ impl Runner<'_> {
                     let want = want.map_or_else(|b| format!("fails with {}", full(&b)), |_| "works".into());
                     return self.fail(format!("{where_}\n  fails with {}\n  while its query {want}", full(&e)));
                 }
+                (Ok(_), Err(b)) if unanswered(&b) => self.stats.slow += 1,
                 // Batch may compute what the view filters out before.
                 (Ok(_), Err(b)) if !defect(&b) => self.stats.failing += 1,
                 (Ok(_), Err(b)) => {

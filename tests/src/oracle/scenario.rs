@@ -172,7 +172,7 @@ impl Scenario {
                 steps.push(Step::Create(view));
                 made += 1;
             } else if roll < 38 && features.restarts {
-                let workers = [1, 3].choose(rng).copied().unwrap_or(1);
+                let workers = [1, 3, 8].choose(rng).copied().unwrap_or(1);
                 steps.push(Step::Restart { clean: rng.random_bool(0.5), workers });
             } else if roll < 44 && features.restarts {
                 steps.push(Step::Checkpoint);
@@ -191,7 +191,7 @@ impl Scenario {
                 steps.push(Step::Change { changes, concurrent: features.concurrent && rng.random_bool(0.3) });
             }
         }
-        let workers = [1, 3].choose(rng).copied().unwrap_or(1);
+        let workers = [1, 3, 8].choose(rng).copied().unwrap_or(1);
         Self { seed, workers, tables, steps }
     }
 

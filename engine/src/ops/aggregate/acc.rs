@@ -5,11 +5,13 @@
 
 use std::borrow::Cow;
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, Float64Type, Int64Type, UInt64Type, i256};
+use arrow::compute::SortOptions;
+use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, Float64Type, Int64Type, Schema, UInt64Type, i256};
 use arrow::row::RowConverter;
-use millstream_sql::functions::ExactFloatSum;
+use millstream_sql::functions::collect::{Bag, Collector};
+use millstream_sql::functions::{ExactFloatSum, Moments};
 use millstream_sql::plan::{AggCall, AggFunc};
 
 use crate::error::{Result, ResultExt as _};
@@ -44,6 +46,15 @@ pub(super) enum Kind {
         /// Maximum.
         max: bool,
     },
+    /// How many values have each bit, lowest first, and their number. 65 words.
+    Bits,
+    /// Exact moments on the side, of values or pairs.
+    Moments {
+        /// Two arguments, y and x.
+        pairs: bool,
+    },
+    /// All values in order on the side.
+    Collect,
     /// Minimum or maximum of the values in a table.
     Ordered {
         /// Which table.
@@ -61,7 +72,8 @@ impl Kind {
             Self::SumInt => 3,
             Self::Sum128 => 5,
             Self::Sum256 => 9,
-            Self::Ordered { .. } => 0,
+            Self::Bits => 65,
+            Self::Ordered { .. } | Self::Moments { .. } | Self::Collect => 0,
         }
     }
 }
@@ -74,6 +86,10 @@ pub(super) enum Side {
     Floats(Vec<ExactFloatSum>),
     /// Best value so far.
     Best(RowConverter, Vec<Option<Box<[u8]>>>),
+    /// Moments.
+    Moments(Vec<Moments>),
+    /// All values.
+    Bags(Box<Collector>, Vec<Bag>),
 }
 
 /// One accumulator; equal ones are shared by the aggregates of an operator.
@@ -81,6 +97,8 @@ pub(super) struct Acc {
     pub(super) kind: Kind,
     /// Argument column.
     pub(super) arg: Option<usize>,
+    /// The call it was made for; others may share it.
+    pub(super) call: AggCall,
     /// Which weights it takes.
     pub(super) source: usize,
     /// Values that SQL calls equal are made equal first.
@@ -92,26 +110,44 @@ pub(super) struct Acc {
 }
 
 impl Acc {
+    /// `call` over a row of `input`; `words` are those in use.
     pub(super) fn new(
         kind: Kind,
         arg: Option<usize>,
+        call: &AggCall,
         source: usize,
         canonical: bool,
-        arg_type: &DataType,
+        input: &Schema,
         words: &mut usize,
     ) -> Result<Self> {
-        let arg_type = plain_type(arg_type);
+        let type_of = |c: usize| plain_type(input.field(c).data_type());
+        let arg_type = arg.map_or(DataType::Null, type_of);
         let side = match kind {
             Kind::SumFloat => Side::Floats(Vec::new()),
             Kind::ExtremeBytes { .. } => {
                 let field = arrow::row::SortField::new(arg_type.clone());
                 Side::Best(RowConverter::new(vec![field]).e()?, Vec::new())
             }
+            Kind::Moments { .. } => Side::Moments(Vec::new()),
+            Kind::Collect => {
+                let AggFunc::Collect(what) = call.func else {
+                    return Err(crate::Error::internal("values are collected for something else"));
+                };
+                let args: Vec<DataType> = arg.into_iter().chain(call.more.iter().copied()).map(type_of).collect();
+                let order = call
+                    .order
+                    .iter()
+                    .map(|o| (type_of(o.column), SortOptions { descending: o.descending, nulls_first: o.nulls_first }));
+                let order: Vec<_> = order.collect();
+                let output = call.output.clone();
+                let collector = Collector::new(what, &args, &order, call.distinct, call.ignore_nulls, output)?;
+                Side::Bags(Box::new(collector), Vec::new())
+            }
             _ => Side::None,
         };
         let at = *words;
         *words += kind.words();
-        Ok(Self { kind, arg, source, canonical, at, side, arg_type })
+        Ok(Self { kind, arg, call: call.clone(), source, canonical, at, side, arg_type })
     }
 
     /// Makes room for slots below `end`.
@@ -120,6 +156,8 @@ impl Acc {
             Side::None => {}
             Side::Floats(v) => v.resize_with(end.max(v.len()), ExactFloatSum::default),
             Side::Best(_, v) => v.resize_with(end.max(v.len()), || None),
+            Side::Moments(v) => v.resize_with(end.max(v.len()), Moments::default),
+            Side::Bags(_, v) => v.resize_with(end.max(v.len()), Bag::new),
         }
     }
     /// True if nothing is kept beside the words.
@@ -128,6 +166,8 @@ impl Acc {
             Side::None => true,
             Side::Floats(v) => v[slot as usize].is_zero(),
             Side::Best(_, v) => v[slot as usize].is_none(),
+            Side::Moments(v) => v[slot as usize].is_zero(),
+            Side::Bags(_, v) => v[slot as usize].is_empty(),
         }
     }
     /// Empties a slot.
@@ -136,6 +176,8 @@ impl Acc {
         match &mut self.side {
             Side::Floats(v) if slot < v.len() => v[slot] = ExactFloatSum::default(),
             Side::Best(_, v) if slot < v.len() => v[slot] = None,
+            Side::Moments(v) if slot < v.len() => v[slot] = Moments::default(),
+            Side::Bags(_, v) if slot < v.len() => v[slot] = Bag::new(),
             _ => {}
         }
     }
@@ -144,6 +186,11 @@ impl Acc {
             Side::None => 0,
             Side::Floats(v) => v.iter().map(|f| size_of::<ExactFloatSum>() + f.heap_size()).sum(),
             Side::Best(_, v) => v.iter().map(|b| 16 + b.as_ref().map_or(0, |b| b.len())).sum(),
+            Side::Moments(v) => v.iter().map(|m| size_of::<Moments>() + m.heap_size()).sum(),
+            // Rows of one aggregate are about alike in length.
+            Side::Bags(_, v) => {
+                v.iter().map(|b| 24 + b.len() * (40 + b.first_key_value().map_or(0, |(row, _)| row.len()))).sum()
+            }
         }
     }
 
@@ -154,8 +201,14 @@ impl Acc {
         stride: usize,
         slots: &[u32],
         weights: &[i64],
-        column: Option<&ArrayRef>,
+        columns: &[ArrayRef],
     ) -> Result<()> {
+        match self.kind {
+            Kind::Moments { pairs } => return self.update_moments(pairs, slots, weights, columns),
+            Kind::Collect => return self.collect(slots, weights, columns),
+            _ => {}
+        }
+        let column = self.arg.map(|a| &columns[a]);
         let at = self.at;
         let words = state.all_words_mut();
         let base = |slot: u32| slot as usize * stride + at;
@@ -220,6 +273,27 @@ impl Acc {
                 let v = column.as_boolean();
                 each(&nulls, weights, |i, w| words[base(slots[i]) + usize::from(!v.value(i))] += w);
             }
+            Kind::Bits => {
+                let v = match column.data_type() {
+                    DataType::UInt64 => {
+                        column.as_primitive::<UInt64Type>().values().iter().map(|v| *v as i64).collect::<Vec<_>>()
+                    }
+                    DataType::Int64 => column.as_primitive::<Int64Type>().values().to_vec(),
+                    _ => {
+                        let wide = arrow::compute::cast(&column, &DataType::Int64).e()?;
+                        wide.as_primitive::<Int64Type>().values().to_vec()
+                    }
+                };
+                each(&nulls, weights, |i, w| {
+                    let words = &mut words[base(slots[i])..];
+                    let mut rest = v[i] as u64;
+                    while rest != 0 {
+                        words[rest.trailing_zeros() as usize] += w;
+                        rest &= rest - 1;
+                    }
+                    words[64] += w;
+                });
+            }
             Kind::ExtremeCode { max } => {
                 let Some(code) = Code64::of(column.data_type()) else { return Ok(()) };
                 let v = code.encode(&column);
@@ -247,8 +321,57 @@ impl Acc {
                     words[base(slots[i])] += w;
                 });
             }
-            Kind::Ordered { .. } => {}
+            Kind::Ordered { .. } | Kind::Moments { .. } | Kind::Collect => {}
         }
+        Ok(())
+    }
+
+    fn update_moments(&mut self, pairs: bool, slots: &[u32], weights: &[i64], columns: &[ArrayRef]) -> Result<()> {
+        let float = |c: Option<usize>| -> Result<Float64Array> {
+            let column = c.and_then(|c| columns.get(c)).ok_or_else(|| crate::Error::internal("moments of nothing"))?;
+            let column = plain(column, self.canonical)?;
+            let column = match column.data_type() {
+                DataType::Float64 => column,
+                _ => arrow::compute::cast(&column, &DataType::Float64).e()?,
+            };
+            Ok(column.as_primitive::<Float64Type>().clone())
+        };
+        let first = float(self.arg)?;
+        let second = if pairs { Some(float(self.call.more.first().copied())?) } else { None };
+        let Side::Moments(moments) = &mut self.side else { return Ok(()) };
+        let nulls = NullBuffer::union(first.nulls(), second.as_ref().and_then(|s| s.nulls()));
+        each(&nulls, weights, |i, w| {
+            let m = &mut moments[slots[i] as usize];
+            match &second {
+                Some(x) => m.add_pair(first.value(i), x.value(i), w),
+                None => m.add(first.value(i), w),
+            }
+        });
+        Ok(())
+    }
+
+    fn collect(&mut self, slots: &[u32], weights: &[i64], columns: &[ArrayRef]) -> Result<()> {
+        let Side::Bags(collector, bags) = &mut self.side else { return Ok(()) };
+        let pick = |c: usize| plain(&columns[c], false);
+        let args: Vec<ArrayRef> =
+            self.arg.into_iter().chain(self.call.more.iter().copied()).map(pick).collect::<Result<_>>()?;
+        let order: Vec<ArrayRef> = self.call.order.iter().map(|o| pick(o.column)).collect::<Result<_>>()?;
+        let rows = collector.encode(&args, &order)?;
+        each(&collector.counted(&args), weights, |i, w| {
+            let bag = &mut bags[slots[i] as usize];
+            let row = rows.row(i);
+            match bag.get_mut(row.data()) {
+                Some(n) => {
+                    *n += w;
+                    if *n == 0 {
+                        bag.remove(row.data());
+                    }
+                }
+                None => {
+                    bag.insert(row.data().into(), w);
+                }
+            }
+        });
         Ok(())
     }
 
@@ -256,13 +379,33 @@ impl Acc {
     pub(super) fn count(&self, words: &[i64]) -> i64 {
         match self.kind {
             Kind::Bool => words[self.at] + words[self.at + 1],
-            Kind::Ordered { .. } => 0,
+            Kind::Ordered { .. } | Kind::Moments { .. } | Kind::Collect => 0,
             kind => words[self.at + kind.words() - 1],
         }
     }
     /// (true, false) of a [`Kind::Bool`].
     pub(super) fn truths(&self, words: &[i64]) -> (i64, i64) {
         (words[self.at], words[self.at + 1])
+    }
+    /// The bits of a [`Kind::Bits`] that `keep` says, of how many values have each and their number.
+    pub(super) fn bits(&self, words: &[i64], keep: impl Fn(i64, i64) -> bool) -> i64 {
+        let all = words[self.at + 64];
+        (0..64).filter(|b| keep(words[self.at + b], all)).fold(0u64, |bits, b| bits | 1 << b) as i64
+    }
+    /// Moments of a group.
+    pub(super) fn moments(&self, slot: u32) -> Option<&Moments> {
+        match &self.side {
+            Side::Moments(v) => v.get(slot as usize),
+            _ => None,
+        }
+    }
+    /// What is made of the values of these groups.
+    pub(super) fn collected(&self, slots: &[u32]) -> Result<ArrayRef> {
+        let Side::Bags(collector, bags) = &self.side else {
+            return Err(crate::Error::internal("an aggregate without its values"));
+        };
+        let groups: Vec<_> = slots.iter().map(|s| collector.of_bag(&bags[*s as usize])).collect();
+        collector.finish(&groups)
     }
     /// The exact sum of integers or decimals, `None` if it does not fit 256 bits.
     pub(super) fn sum(&self, words: &[i64]) -> Option<i256> {
@@ -325,6 +468,12 @@ pub(super) fn kind_of(call: &AggCall, arg_type: &DataType, append_only: bool, ta
         },
         AggFunc::BoolAnd | AggFunc::BoolOr if plain == DataType::Boolean => Kind::Bool,
         AggFunc::BoolAnd | AggFunc::BoolOr => return None,
+        AggFunc::BitAnd | AggFunc::BitOr | AggFunc::BitXor if plain.is_integer() => Kind::Bits,
+        AggFunc::BitAnd | AggFunc::BitOr | AggFunc::BitXor => return None,
+        AggFunc::Stat(stat) if plain.is_numeric() => Kind::Moments { pairs: stat.is_of_pairs() },
+        AggFunc::Stat(_) => return None,
+        AggFunc::Collect(_) if Collector::supports(&plain) => Kind::Collect,
+        AggFunc::Collect(_) => return None,
         AggFunc::Min | AggFunc::Max => {
             let max = call.func == AggFunc::Max;
             if !append_only {

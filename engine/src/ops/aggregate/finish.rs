@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, Decimal128Array, Decimal256Array, Float64Array, Int64Array};
+use arrow::array::{
+    Array, ArrayRef, BooleanArray, Decimal128Array, Decimal256Array, Float64Array, Int64Array, UInt64Array,
+};
 use arrow::datatypes::{DataType, TimeUnit, i256};
+use millstream_sql::functions::Stat;
+use millstream_sql::functions::arithmetic::divide_rounded;
 use millstream_sql::plan::{AggCall, AggFunc};
 
 use super::acc::{Acc, Kind};
@@ -64,11 +68,35 @@ pub(super) fn finish(
             numbers(&call.output, totals, name, failures)?
         }
         AggFunc::Min | AggFunc::Max => acc.extremes(state, slots)?,
+        AggFunc::BitAnd | AggFunc::BitOr | AggFunc::BitXor => {
+            let of = |s: &u32| {
+                let words = state.words(*s);
+                (acc.count(words) > 0).then(|| match call.func {
+                    AggFunc::BitAnd => acc.bits(words, |n, all| n == all),
+                    AggFunc::BitOr => acc.bits(words, |n, _| n > 0),
+                    _ => acc.bits(words, |n, _| n % 2 != 0),
+                })
+            };
+            let bits = slots.iter().map(of);
+            match call.output {
+                DataType::UInt64 => Arc::new(bits.map(|b| b.map(|b| b as u64)).collect::<UInt64Array>()),
+                _ => Arc::new(bits.collect::<Int64Array>()),
+            }
+        }
+        AggFunc::Stat(Stat::RegrCount) => {
+            let count = |s: &u32| acc.moments(*s).map_or(0, |m| m.count());
+            Arc::new(Int64Array::from_iter_values(slots.iter().map(count)))
+        }
+        AggFunc::Stat(stat) => {
+            let value = |s: &u32| acc.moments(*s).and_then(|m| m.value(stat));
+            Arc::new(slots.iter().map(value).collect::<Float64Array>())
+        }
+        AggFunc::Collect(_) => acc.collected(slots)?,
     };
     if *column.data_type() == call.output { Ok(column) } else { arrow::compute::cast(&column, &call.output).e() }
 }
 
-/// Average of scaled integers, truncated toward zero at the scale of the result.
+/// Average of scaled integers, rounded at the scale of the result.
 struct Average {
     factor: Option<i256>,
     divisor: i256,
@@ -86,7 +114,7 @@ impl Average {
     }
     fn of(&self, sum: i256, n: i64) -> Option<i256> {
         let scaled = sum.checked_mul(self.factor?)?;
-        scaled.checked_div(i256::from_i128(i128::from(n)).checked_mul(self.divisor)?)
+        divide_rounded(scaled, i256::from_i128(i128::from(n)).checked_mul(self.divisor)?)
     }
 }
 

@@ -62,6 +62,11 @@ impl Rig {
 
     /// One tick over these batches.
     pub fn tick(&mut self, batches: &[ZBatch]) {
+        self.tick_ports(&batches.iter().map(|b| (0, b.clone())).collect::<Vec<_>>());
+    }
+
+    /// One tick over these batches, each at its port.
+    pub fn tick_ports(&mut self, batches: &[(usize, ZBatch)]) {
         let n = self.ops.len() as u32;
         for (index, op) in self.ops.iter_mut().enumerate() {
             let shard = Shard { index: index as u32, count: n };
@@ -73,7 +78,7 @@ impl Rig {
                 errors: &mut self.errors,
                 chunk_rows: self.chunk_rows,
             };
-            for b in batches {
+            for (port, b) in batches {
                 let keys: Vec<_> = self.route.iter().map(|k| b.rows.column(*k).clone()).collect();
                 let own: UInt32Array = if keys.is_empty() {
                     (0..b.len() as u32).filter(|_| index == 0).collect()
@@ -81,7 +86,7 @@ impl Rig {
                     let h = hash_rows(&keys, b.len());
                     (0..b.len() as u32).filter(|i| shard.owns(h[*i as usize])).collect()
                 };
-                op.push(0, b.take(&own).expect("takes"), &mut cx, &mut out).expect("pushes");
+                op.push(*port, b.take(&own).expect("takes"), &mut cx, &mut out).expect("pushes");
             }
             op.flush(&mut cx, &mut out).expect("flushes");
             for b in out {

@@ -139,9 +139,11 @@ impl AggregateOp {
         {
             return Err(Error::internal("the filter of an aggregate must be boolean"));
         }
-        // A repeated value changes nothing in these, DISTINCT or not.
+        // A repeated value changes nothing in these, DISTINCT or not; collections see to it themselves.
         let extreme = matches!(call.func, AggFunc::Min | AggFunc::Max);
-        let idempotent = extreme || matches!(call.func, AggFunc::BoolAnd | AggFunc::BoolOr);
+        let idempotent = extreme
+            || matches!(call.func, AggFunc::BoolAnd | AggFunc::BoolOr | AggFunc::BitAnd | AggFunc::BitOr)
+            || matches!(call.func, AggFunc::Collect(_));
         let distinct = call.distinct && !idempotent && arg.is_some();
         let (mut source, mut table) = (Source::Rows(call.filter), 0);
         if let Some(arg) = arg
@@ -166,11 +168,17 @@ impl AggregateOp {
             self.sources.push(source);
             self.sources.len() - 1
         });
-        let same = |a: &Acc| a.kind == kind && a.arg == arg && a.source == source;
+        if let Some(outside) = call.columns().find(|c| *c >= input.fields().len()) {
+            return Err(Error::internal(format!("an aggregate over column {outside} of {}", input.fields().len())));
+        }
+        let same = |a: &Acc| {
+            let alike = a.kind == kind && a.arg == arg && a.source == source && a.call.more == call.more;
+            alike && (kind != Kind::Collect || a.call == call)
+        };
         let acc = match self.accs.iter().position(same) {
             Some(a) => a,
             None => {
-                self.accs.push(Acc::new(kind, arg, source, distinct, &arg_type, &mut self.stride)?);
+                self.accs.push(Acc::new(kind, arg, &call, source, distinct, input, &mut self.stride)?);
                 self.accs.len() - 1
             }
         };
@@ -275,8 +283,7 @@ impl AggregateOp {
                 Source::Rows(filter) => rows_of(filter),
                 Source::Distinct(table) => &flips[table],
             };
-            let column = acc.arg.map(|a| batch.rows.column(a));
-            acc.update(&mut self.state, self.stride, slots, weights, column)?;
+            acc.update(&mut self.state, self.stride, slots, weights, batch.rows.columns())?;
         }
         Ok(())
     }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
-use millstream_sql::functions::ExactFloatSum;
+use millstream_sql::functions::collect::{bag_from_bytes, bag_to_bytes};
+use millstream_sql::functions::{ExactFloatSum, Moments};
 
 use super::AggregateOp;
 use super::acc::{Acc, Side};
@@ -159,6 +160,13 @@ fn side(acc: &Acc, slots: &[u32]) -> ArrayRef {
             Arc::new(BinaryArray::from_iter_values(slots.iter().map(|s| sums[*s as usize].to_bytes())))
         }
         Side::Best(_, best) => Arc::new(slots.iter().map(|s| best[*s as usize].as_deref()).collect::<BinaryArray>()),
+        Side::Moments(moments) => {
+            Arc::new(BinaryArray::from_iter_values(slots.iter().map(|s| moments[*s as usize].to_bytes())))
+        }
+        Side::Bags(_, bags) => {
+            let bytes = |s: &u32| bag_to_bytes(bags[*s as usize].iter().map(|(row, n)| (row.as_ref(), *n)));
+            Arc::new(BinaryArray::from_iter_values(slots.iter().map(bytes)))
+        }
         Side::None => Arc::new(BinaryArray::new_null(slots.len())),
     }
 }
@@ -172,6 +180,8 @@ fn restore_side(acc: &mut Acc, bytes: &BinaryArray, restored: &Restored) -> Resu
         match &mut acc.side {
             Side::Floats(sums) => sums[slot] = ExactFloatSum::from_bytes(bytes.value(row))?,
             Side::Best(_, best) => best[slot] = bytes.is_valid(row).then(|| bytes.value(row).into()),
+            Side::Moments(moments) => moments[slot] = Moments::from_bytes(bytes.value(row))?,
+            Side::Bags(_, bags) => bags[slot] = bag_from_bytes(bytes.value(row))?.into_iter().collect(),
             Side::None => {}
         }
     }

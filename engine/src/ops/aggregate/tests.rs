@@ -9,6 +9,9 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, i256};
 use millstream_sql::plan::{AggCall, AggFunc};
 
 use super::harness::{Random, Rig, float};
+use millstream_sql::functions::{self, Collect::*};
+use millstream_sql::plan::SortColumn;
+
 use super::*;
 use crate::zset::{Weights, ZBatch};
 
@@ -82,7 +85,7 @@ fn random_row(r: &mut Random) -> Row {
 }
 
 fn call(func: AggFunc, arg: Option<usize>, output: DataType) -> AggCall {
-    AggCall { func, arg, filter: None, distinct: false, output }
+    AggCall::new(func, arg, output)
 }
 fn distinct(c: AggCall) -> AggCall {
     AggCall { distinct: true, ..c }
@@ -91,8 +94,13 @@ fn filtered(c: AggCall) -> AggCall {
     AggCall { filter: Some(7), ..c }
 }
 
-const SUM_D: DataType = DataType::Decimal128(20, 2);
-const AVG_D: DataType = DataType::Decimal128(14, 6);
+const SUM_D: DataType = DataType::Decimal128(38, 2);
+const AVG_D: DataType = DataType::Decimal128(38, 16);
+
+/// Rounded half away from zero.
+fn rounded(n: i128, d: i128) -> i128 {
+    (2 * n.abs() + d) / (2 * d) * n.signum()
+}
 
 fn all_calls() -> Vec<AggCall> {
     use AggFunc::*;
@@ -120,9 +128,74 @@ fn all_calls() -> Vec<AggCall> {
         call(Min, Some(5), DataType::Boolean),
         distinct(call(Count, Some(4), int.clone())),
         filtered(distinct(call(Count, Some(6), int.clone()))),
-        distinct(call(Sum, Some(2), int)),
+        distinct(call(Sum, Some(2), int.clone())),
         distinct(call(Avg, Some(3), AVG_D)),
+        call(BitAnd, Some(2), int.clone()),
+        filtered(call(BitOr, Some(2), int.clone())),
+        call(BitXor, Some(2), int.clone()),
+        call(Stat(functions::Stat::VarSamp), Some(2), DataType::Float64),
+        distinct(call(Stat(functions::Stat::VarPop), Some(2), DataType::Float64)),
+        AggCall { order: vec![descending(6), ascending(2)], ..call(Collect(ArrayAgg), Some(2), list()) },
+        distinct(AggCall { order: vec![ascending(2)], ..call(Collect(ArrayAgg), Some(2), list()) }),
+        AggCall { order: vec![descending(2)], ..filtered(call(Collect(FirstValue), Some(2), int.clone())) },
+        AggCall { order: vec![ascending(2)], ignore_nulls: true, ..call(Collect(LastValue), Some(2), int.clone()) },
+        AggCall { order: vec![descending(2)], ..call(Collect(Mode), Some(2), int) },
     ]
+}
+
+fn list() -> DataType {
+    DataType::List(Arc::new(Field::new_list_field(DataType::Int64, true)))
+}
+fn ascending(column: usize) -> SortColumn {
+    SortColumn { column, descending: false, nulls_first: false }
+}
+fn descending(column: usize) -> SortColumn {
+    SortColumn { column, descending: true, nulls_first: true }
+}
+
+/// The calls that see their values in order, and those of bits and squares.
+fn model_of_more(c: &AggCall, rows: &[&&Row]) -> String {
+    let mut all: Vec<(Option<&str>, Option<i64>)> = rows.iter().map(|r| (r.s, r.i)).collect();
+    // Ascending with NULLs last, which is the reverse of descending with NULLs first.
+    let up = |a: &Option<i64>, b: &Option<i64>| (a.is_none(), *a).cmp(&(b.is_none(), *b));
+    all.sort_by(|a, b| {
+        let s = (b.0.is_none(), b.0).cmp(&(a.0.is_none(), a.0));
+        if c.order.first().is_some_and(|o| o.column == 6) { s.then(up(&a.1, &b.1)) } else { up(&a.1, &b.1) }
+    });
+    let mut values: Vec<i64> = all.iter().filter_map(|r| r.1).collect();
+    let shown = |x: Option<i64>| x.map_or("NULL".to_owned(), |x| x.to_string());
+    let bits = |f: fn(i64, i64) -> i64| shown(values.iter().copied().reduce(f));
+    match c.func {
+        AggFunc::BitAnd => bits(|a, b| a & b),
+        AggFunc::BitOr => bits(|a, b| a | b),
+        AggFunc::BitXor => bits(|a, b| a ^ b),
+        AggFunc::Stat(stat) => {
+            if c.distinct {
+                values.dedup();
+            }
+            let n = values.len() as i128;
+            let divisor = if stat == functions::Stat::VarSamp { n - 1 } else { n };
+            let (sum, squares) = values.iter().fold((0i128, 0i128), |(s, q), v| {
+                let v = i128::from(*v);
+                (s + v, q + v * v)
+            });
+            if divisor <= 0 { shown(None) } else { float((n * squares - sum * sum) as f64 / n as f64 / divisor as f64) }
+        }
+        AggFunc::Collect(ArrayAgg) => {
+            let mut all: Vec<String> = all.iter().map(|r| r.1.map_or(String::new(), |x| x.to_string())).collect();
+            if c.distinct {
+                all.dedup();
+            }
+            if all.is_empty() { shown(None) } else { format!("[{}]", all.join(", ")) }
+        }
+        AggFunc::Collect(FirstValue) => shown(all.last().and_then(|r| r.1)),
+        AggFunc::Collect(LastValue) => shown(values.last().copied()),
+        _ => {
+            let times = |v: &i64| values.iter().filter(|x| *x == v).count();
+            let most = values.iter().map(times).max().unwrap_or(0);
+            shown(values.iter().rev().find(|v| times(v) == most).copied())
+        }
+    }
 }
 
 /// The meaning of the calls over the rows of one group, plainly.
@@ -153,6 +226,7 @@ fn model(calls: &[AggCall], rows: &[&Row]) -> Vec<String> {
             let truth = |x: Option<&i128>| opt(x.map(|v| (*v == 1).to_string()));
             use AggFunc::*;
             match (c.func, c.arg) {
+                (BitAnd | BitOr | BitXor | Stat(_) | Collect(_), _) => model_of_more(c, &rows),
                 (CountStar, _) => rows.len().to_string(),
                 (Count, Some(4)) => {
                     let mut v: Vec<String> = floats.iter().map(|x| float(*x + 0.0)).collect();
@@ -173,9 +247,10 @@ fn model(calls: &[AggCall], rows: &[&Row]) -> Vec<String> {
                     some(ints.is_empty(), float(ints.iter().map(|i| *i as f64).sum::<f64>() / ints.len() as f64))
                 }
                 (Sum, _) => some(ints.is_empty(), ints.iter().sum::<i128>().to_string()),
-                (Avg, _) => {
-                    some(ints.is_empty(), (ints.iter().sum::<i128>() * 10_000 / ints.len().max(1) as i128).to_string())
-                }
+                (Avg, _) => some(
+                    ints.is_empty(),
+                    rounded(ints.iter().sum::<i128>() * 10i128.pow(14), ints.len().max(1) as i128).to_string(),
+                ),
                 (Min, Some(4)) => opt(floats.first().map(|x| float(*x))),
                 (Max, Some(4)) => opt(floats.last().map(|x| float(*x))),
                 (Min, Some(6)) => opt(texts.first().map(|x| (*x).to_owned())),
@@ -479,8 +554,12 @@ async fn types_and_values_are_those_of_batch_datafusion() {
     let sql = "SELECT k, t, count(*), count(*) FILTER (WHERE \"on\"), count(i), sum(i), sum(i) FILTER (WHERE \"on\"),
         sum(d), avg(d), sum(f), avg(f), avg(CAST(i AS DOUBLE)), min(i), max(i) FILTER (WHERE \"on\"), min(f), max(f),
         min(s), max(s), max(d), bool_and(b), bool_or(b), min(b), count(DISTINCT f),
-        count(DISTINCT s) FILTER (WHERE \"on\"), sum(DISTINCT i), avg(DISTINCT d) FROM t GROUP BY k, t";
-    let context = SessionContext::new();
+        count(DISTINCT s) FILTER (WHERE \"on\"), sum(DISTINCT i), avg(DISTINCT d), bit_and(i),
+        bit_or(i) FILTER (WHERE \"on\"), bit_xor(i), var_samp(i), var_pop(DISTINCT i),
+        array_agg(i ORDER BY s DESC NULLS FIRST, i), array_agg(DISTINCT i ORDER BY i),
+        first_value(i ORDER BY i DESC NULLS FIRST) FILTER (WHERE \"on\"), last_value(i ORDER BY i) IGNORE NULLS,
+        mode() WITHIN GROUP (ORDER BY i DESC) FROM t GROUP BY k, t";
+    let context = SessionContext::new_with_state(millstream_sql::session::session_state(1));
     context.register_batch("t", z.rows.clone()).expect("registers");
     let batches = context.sql(sql).await.expect("plans").collect().await.expect("runs");
     let theirs: Vec<DataType> = batches[0].schema().fields().iter().skip(2).map(|f| f.data_type().clone()).collect();

@@ -117,6 +117,9 @@ impl Residual {
     /// Which pairs pass. Those that cannot be evaluated do not; they go to `errors` with their weight.
     pub fn mask(&self, pairs: &Pairs<'_>, errors: Option<&mut ErrorSet>) -> Result<BooleanBuffer> {
         let n = pairs.len();
+        if n == 0 {
+            return Ok(BooleanBuffer::new_unset(0));
+        }
         let options = RecordBatchOptions::new().with_row_count(Some(n));
         let rows =
             RecordBatch::try_new_with_options(self.schema.clone(), pairs.gather(&self.columns)?, &options).e()?;
@@ -145,6 +148,10 @@ impl Residual {
     }
 
     fn evaluate(&self, rows: &RecordBatch) -> Result<BooleanBuffer> {
+        if rows.num_rows() == 0 {
+            // A constant that fails would fail without rows too.
+            return Ok(BooleanBuffer::new_unset(0));
+        }
         let values = self.expr.evaluate(rows).and_then(|v| v.into_array(rows.num_rows())).map_err(evaluation_error)?;
         match values.data_type() {
             DataType::Boolean => {

@@ -1,4 +1,4 @@
-//! The first rows of each partition in an order: ORDER BY .. LIMIT, and ROW_NUMBER() <= n.
+//! The first rows of each partition in an order: ORDER BY .. LIMIT, and ROW_NUMBER(), RANK() or DENSE_RANK() <= n.
 //!
 //! Ties of the order are broken by the whole row, so the choice depends on the rows alone. Rows count with their
 //! multiplicity, negative ones as none. A row is kept as bytes whose order is the order asked for, then the row
@@ -26,11 +26,33 @@ const FULL_DUMP_ROWS_MIN: usize = 64 * 1024;
 
 type Key = Arc<[u8]>;
 
+/// What is known of a row.
+#[derive(Clone, Copy)]
+struct Held {
+    weight: i64,
+    /// Bytes of its order in the key; only where peers matter.
+    order: u32,
+}
+
+/// How rows are counted up to the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counting {
+    /// `row_number()`, LIMIT.
+    Rows,
+    /// `rank()`: peers have the number of the first of them.
+    Rank,
+    /// `dense_rank()`: groups of peers are counted.
+    DenseRank,
+}
+
+/// A row of output with its number of times, and its rank if peers share one.
+type Shown = (Key, u64, u64);
+
 #[derive(Default)]
 struct Partition {
-    rows: BTreeMap<Key, i64>,
-    /// What is out: rows with their number of times.
-    window: Vec<(Key, u64)>,
+    rows: BTreeMap<Key, Held>,
+    /// What is out.
+    window: Vec<Shown>,
     /// Sum of the weights; kept only for append-only input.
     total: u64,
     touched: bool,
@@ -49,9 +71,12 @@ pub struct TopNOp {
     offset: u64,
     limit: u64,
     rank: Option<DataType>,
+    counting: Counting,
     append_only: bool,
     shard: Shard,
     converter: RowConverter,
+    /// The order alone, where peers matter.
+    orders: Option<RowConverter>,
     slots: KeyedState,
     partitions: Vec<Partition>,
     touched: Vec<u32>,
@@ -105,9 +130,11 @@ impl TopNOp {
             offset,
             limit,
             rank,
+            counting: Counting::Rows,
             append_only: append_only_input,
             shard,
             converter: RowConverter::new(fields).e()?,
+            orders: None,
             slots: KeyedState::new(key_types, 0)?,
             partitions: Vec::new(),
             touched: Vec::new(),
@@ -117,6 +144,39 @@ impl TopNOp {
             frozen: 0,
             dump_all: false,
         })
+    }
+
+    /// Keeps the rows whose rank, as `counting` says, is at most `limit`; the output has the rank as a last column.
+    pub fn ranked(
+        schema: SchemaRef,
+        partition: Vec<usize>,
+        order: Vec<SortColumn>,
+        limit: u64,
+        counting: Counting,
+        output_schema: SchemaRef,
+        shard: Shard,
+    ) -> Result<Self> {
+        let rank = output_schema.fields().last().map(|f| f.data_type().clone());
+        // Any row may come to be among the first: its peers do not push it out.
+        let mut op = Self::new(schema, partition, order, 0, limit, rank, false, output_schema, shard)?;
+        op.counting = counting;
+        let fields: Vec<SortField> = op
+            .order
+            .iter()
+            .map(|o| {
+                let options = SortOptions { descending: o.descending, nulls_first: o.nulls_first };
+                SortField::new_with_options(op.plain.field(o.column).data_type().clone(), options)
+            })
+            .collect();
+        op.orders = if fields.is_empty() { None } else { Some(RowConverter::new(fields).e()?) };
+        Ok(op)
+    }
+
+    /// Bytes of the order of each row, where peers matter.
+    fn order_lengths(&self, plain: &[ArrayRef]) -> Result<Option<Rows>> {
+        let Some(converter) = &self.orders else { return Ok(None) };
+        let columns: Vec<ArrayRef> = self.order.iter().map(|o| plain[o.column].clone()).collect();
+        converter.convert_columns(&columns).map(Some).e()
     }
 
     fn plain_columns(&self, columns: &[ArrayRef]) -> Result<Vec<ArrayRef>> {
@@ -160,7 +220,7 @@ impl TopNOp {
     }
 
     /// Adds `weight` times a row to a partition.
-    fn add(&mut self, slot: u32, bytes: &[u8], weight: i64) {
+    fn add(&mut self, slot: u32, bytes: &[u8], order: u32, weight: i64) {
         let keep = self.keep();
         let p = &mut self.partitions[slot as usize];
         if self.append_only && p.total >= keep && p.rows.last_key_value().is_none_or(|(last, _)| bytes > last.as_ref())
@@ -177,13 +237,13 @@ impl TopNOp {
                 self.live += 1;
                 self.key_bytes += bytes.len();
                 let key = Key::from(bytes);
-                p.rows.insert(key.clone(), 0);
+                p.rows.insert(key.clone(), Held { weight: 0, order });
                 key
             }
         };
-        if let Some(w) = p.rows.get_mut(bytes) {
-            *w += weight;
-            if *w == 0 {
+        if let Some(held) = p.rows.get_mut(bytes) {
+            held.weight += weight;
+            if held.weight == 0 {
                 p.rows.remove(bytes);
                 self.live -= 1;
                 self.key_bytes -= bytes.len();
@@ -193,7 +253,7 @@ impl TopNOp {
         if self.append_only {
             p.total = p.total.saturating_add_signed(weight);
             while let Some(last) = p.rows.last_entry() {
-                let w = last.get().unsigned_abs();
+                let w = last.get().weight.unsigned_abs();
                 if p.total - w < keep {
                     break;
                 }
@@ -207,21 +267,48 @@ impl TopNOp {
     }
 
     /// The rows of a partition that should be out now.
-    fn window(&self, slot: u32) -> Vec<(Key, u64)> {
+    fn window(&self, slot: u32) -> Vec<Shown> {
+        if self.counting != Counting::Rows {
+            return self.ranked_window(slot);
+        }
         let (mut skip, mut left) = (self.offset, self.limit);
         let mut out = Vec::new();
-        for (key, w) in &self.partitions[slot as usize].rows {
+        for (key, held) in &self.partitions[slot as usize].rows {
             if left == 0 {
                 break;
             }
-            let n = u64::try_from(*w).unwrap_or(0);
+            let n = u64::try_from(held.weight).unwrap_or(0);
             let skipped = n.min(skip);
             skip -= skipped;
             let taken = (n - skipped).min(left);
             left -= taken;
             if taken > 0 {
-                out.push((key.clone(), taken));
+                out.push((key.clone(), taken, 0));
             }
+        }
+        out
+    }
+
+    fn ranked_window(&self, slot: u32) -> Vec<Shown> {
+        let (mut before, mut groups, mut rank) = (0u64, 0u64, 0u64);
+        let mut peers: Option<&[u8]> = None;
+        let mut out = Vec::new();
+        for (key, held) in &self.partitions[slot as usize].rows {
+            let n = u64::try_from(held.weight).unwrap_or(0);
+            if n == 0 {
+                continue;
+            }
+            let order = &key[..held.order as usize];
+            if peers != Some(order) {
+                peers = Some(order);
+                groups += 1;
+                rank = if self.counting == Counting::DenseRank { groups } else { before + 1 };
+                if rank > self.limit {
+                    break;
+                }
+            }
+            before += n;
+            out.push((key.clone(), n, rank));
         }
         out
     }
@@ -265,7 +352,7 @@ impl TopNOp {
 }
 
 /// Difference of two windows by row.
-fn by_row(old: &[(Key, u64)], new: &[(Key, u64)], changes: &mut Vec<Change>) {
+fn by_row(old: &[Shown], new: &[Shown], changes: &mut Vec<Change>) {
     let (mut o, mut n) = (old.iter().peekable(), new.iter().peekable());
     loop {
         let order = match (o.peek(), n.peek()) {
@@ -276,19 +363,26 @@ fn by_row(old: &[(Key, u64)], new: &[(Key, u64)], changes: &mut Vec<Change>) {
         };
         let before = if order.is_le() { o.next() } else { None };
         let after = if order.is_ge() { n.next() } else { None };
+        if let (Some(a), Some(b)) = (before, after)
+            && a.2 != b.2
+        {
+            changes.push((a.0.clone(), -(a.1 as i64), a.2));
+            changes.push((b.0.clone(), b.1 as i64, b.2));
+            continue;
+        }
         let weight = after.map_or(0, |x| x.1 as i64) - before.map_or(0, |x| x.1 as i64);
         if weight != 0
-            && let Some((key, _)) = before.or(after)
+            && let Some((key, _, rank)) = before.or(after)
         {
-            changes.push((key.clone(), weight, 0));
+            changes.push((key.clone(), weight, *rank));
         }
     }
 }
 
 /// Difference of two windows by place, the first of which is `first`.
-fn by_rank(old: &[(Key, u64)], new: &[(Key, u64)], first: u64, changes: &mut Vec<Change>) {
-    fn each(window: &[(Key, u64)]) -> impl Iterator<Item = &Key> {
-        window.iter().flat_map(|(k, n)| std::iter::repeat_n(k, *n as usize))
+fn by_rank(old: &[Shown], new: &[Shown], first: u64, changes: &mut Vec<Change>) {
+    fn each(window: &[Shown]) -> impl Iterator<Item = &Key> {
+        window.iter().flat_map(|(k, n, _)| std::iter::repeat_n(k, *n as usize))
     }
     let (mut o, mut n) = (each(old), each(new));
     for rank in first.. {
@@ -316,11 +410,13 @@ impl DeltaOp for TopNOp {
         }
         let plain = self.plain_columns(batch.rows.columns())?;
         let rows = self.encode(&plain)?;
+        let orders = self.order_lengths(&plain)?;
         let slots = self.slots_for(&plain, batch.len())?;
         for (i, slot) in slots.iter().enumerate() {
             let weight = batch.weight(i);
             if weight != 0 {
-                self.add(*slot, rows.row(i).data(), weight);
+                let order = orders.as_ref().map_or(0, |o| o.row(i).data().len() as u32);
+                self.add(*slot, rows.row(i).data(), order, weight);
             }
         }
         // A key that came with weight zero only has a slot, and no row that would ever take it away.
@@ -342,7 +438,7 @@ impl DeltaOp for TopNOp {
             let p = &mut self.partitions[*slot as usize];
             p.touched = false;
             let old = std::mem::replace(&mut p.window, new);
-            if self.rank.is_some() {
+            if self.rank.is_some() && self.counting == Counting::Rows {
                 by_rank(&old, &p.window, self.offset.saturating_add(1), &mut changes);
             } else {
                 by_row(&old, &p.window, &mut changes);
@@ -363,7 +459,8 @@ impl DeltaOp for TopNOp {
         if replaces {
             self.dump_all = false;
             self.frozen = 0;
-            let all: Vec<(&Key, i64)> = self.partitions.iter().flat_map(|p| &p.rows).map(|(k, w)| (k, *w)).collect();
+            let all: Vec<(&Key, i64)> =
+                self.partitions.iter().flat_map(|p| &p.rows).map(|(k, held)| (k, held.weight)).collect();
             for piece in all.chunks(FULL_DUMP_ROWS_MIN) {
                 let (keys, weights): (Vec<Key>, Vec<i64>) = piece.iter().map(|(k, w)| ((*k).clone(), *w)).unzip();
                 batches.push(self.to_batch(&keys, weights)?);
@@ -374,7 +471,7 @@ impl DeltaOp for TopNOp {
                 let slots = self.slots.find(&self.partition_keys(&plain)?, keys.len())?;
                 let weight = |(key, slot): (&Key, u32)| match slot {
                     MISSING => 0,
-                    slot => self.partitions[slot as usize].rows.get(key).copied().unwrap_or(0),
+                    slot => self.partitions[slot as usize].rows.get(key).map_or(0, |held| held.weight),
                 };
                 let weights = keys.iter().zip(slots).map(weight).collect();
                 batches.push(self.to_batch(keys, weights)?);
@@ -411,6 +508,7 @@ impl DeltaOp for TopNOp {
         let weights = batch.column(width).as_primitive::<Int64Type>();
         let plain = &batch.columns()[..width];
         let rows = self.encode(plain)?;
+        let orders = self.order_lengths(plain)?;
         let slots = self.slots_for(plain, batch.num_rows())?;
         for (i, slot) in slots.iter().enumerate() {
             let bytes = rows.row(i).data();
@@ -420,7 +518,8 @@ impl DeltaOp for TopNOp {
                 self.key_bytes -= bytes.len();
             }
             if weights.value(i) != 0 {
-                map.insert(bytes.into(), weights.value(i));
+                let order = orders.as_ref().map_or(0, |o| o.row(i).data().len() as u32);
+                map.insert(bytes.into(), Held { weight: weights.value(i), order });
                 self.live += 1;
                 self.key_bytes += bytes.len();
             }
@@ -435,7 +534,7 @@ impl DeltaOp for TopNOp {
             let p = &mut self.partitions[*slot as usize];
             p.window = window;
             if self.append_only {
-                p.total = p.rows.values().map(|w| w.unsigned_abs()).sum();
+                p.total = p.rows.values().map(|held| held.weight.unsigned_abs()).sum();
             }
         }
         self.remove_empty(&slots)

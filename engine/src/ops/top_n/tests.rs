@@ -185,3 +185,57 @@ fn the_rank_has_the_type_of_the_plan() {
     op.flush(&mut cx, &mut out).expect("flushes");
     assert_eq!(out[0].schema(), output);
 }
+
+#[test]
+fn rows_of_a_rank_equal_the_model_with_all_their_peers() {
+    for (seed, counting, limit) in
+        [(1, Counting::Rank, 1), (2, Counting::Rank, 3), (3, Counting::DenseRank, 1), (4, Counting::DenseRank, 2)]
+    {
+        let order = vec![SortColumn { column: 1, descending: true, nulls_first: false }];
+        let mut fields: Vec<_> = schema().fields().iter().cloned().collect();
+        fields.push(Arc::new(Field::new("rk", DataType::Int64, false)));
+        let output: SchemaRef = Arc::new(Schema::new(fields));
+        let mut rig = Rig::new(2, vec![0], move |shard| {
+            let op = TopNOp::ranked(schema(), vec![0], order.clone(), limit, counting, output.clone(), shard);
+            Box::new(op.expect("operator"))
+        });
+        rig.chunk_rows = 4;
+        let mut r = Random(seed);
+        let mut rows: Vec<Row> = Vec::new();
+        for tick in 0..60 {
+            let mut changes = Vec::new();
+            for _ in 0..r.below(8) {
+                if !rows.is_empty() && r.below(2) == 0 {
+                    let at = r.below(rows.len() as u64) as usize;
+                    changes.push((rows.swap_remove(at), -1));
+                } else {
+                    let o = r.pick(&[None, Some(1), Some(2), Some(3)]);
+                    let row = (r.pick(&[None, Some(1.0), Some(2.0)]), o, r.pick(&[None, Some("a"), Some("b")]));
+                    rows.push(row);
+                    changes.push((row, 1));
+                }
+            }
+            rig.tick(&[batch(&changes)]);
+            let mut expected: BTreeMap<String, i64> = BTreeMap::new();
+            for row in &rows {
+                let ahead = rows.iter().filter(|x| x.0 == row.0 && x.1 != row.1 && in_order(x, row).is_lt());
+                let rank = match counting {
+                    Counting::DenseRank => ahead.map(|x| x.1).collect::<std::collections::BTreeSet<_>>().len() + 1,
+                    _ => ahead.count() + 1,
+                };
+                if rank as u64 <= limit {
+                    let null = || "NULL".to_owned();
+                    let o = row.1.map_or_else(null, |o| o.to_string());
+                    let text = format!("{}|{o}|{}|{rank}", row.0.map_or_else(null, float), row.2.unwrap_or("NULL"));
+                    *expected.entry(text).or_default() += 1;
+                }
+            }
+            assert_eq!(rig.output, expected, "{counting:?} <= {limit}, tick {tick}");
+            if r.below(4) == 0 {
+                rig.checkpoint();
+                let shards = r.pick(&[1, 2, 3]);
+                rig.restart(shards);
+            }
+        }
+    }
+}

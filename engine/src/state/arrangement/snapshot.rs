@@ -72,6 +72,12 @@ impl ArrangementSnapshot {
         let found = ZBatch::new(rows, Weights::Dense(matches.weight.into()));
         non_negative(consolidate(&self.spec, found)?)
     }
+    /// True if both are of one moment; may be false though they hold the same.
+    pub fn same(&self, other: &Self) -> bool {
+        let runs =
+            self.runs.len() == other.runs.len() && self.runs.iter().zip(&other.runs).all(|(a, b)| Arc::ptr_eq(a, b));
+        runs && self.head.len() == other.head.len() && self.head.iter().zip(&other.head).all(|(a, b)| Arc::ptr_eq(a, b))
+    }
     /// Columns.
     pub fn schema(&self) -> &SchemaRef {
         &self.spec.schema

@@ -12,6 +12,7 @@ use datafusion_pg_catalog::pg_catalog as lib;
 use millstream::api::RelationInfo;
 
 use super::super::{conn, types};
+use super::indexes::indexes;
 use super::{DATABASE, Relations, tables};
 
 /// Every function, except those of one session.
@@ -32,11 +33,8 @@ pub fn all(relations: &Relations) -> Vec<Arc<ScalarUDF>> {
     constant(&["pg_encoding_to_char", "pg_client_encoding", "getdatabaseencoding"], text("UTF8"));
     constant(
         &[
-            "obj_description",
-            "col_description",
             "shobj_description",
             "pg_get_expr",
-            "pg_get_indexdef",
             "pg_get_ruledef",
             "pg_get_triggerdef",
             "pg_get_constraintdef",
@@ -76,7 +74,13 @@ pub fn all(relations: &Relations) -> Vec<Arc<ScalarUDF>> {
         zero.clone(),
     );
     constant(&["pg_my_temp_schema", "pg_stat_get_numscans"], zero);
-    let lookups: [(&str, Shown); 2] = [("pg_get_viewdef", |r| r.definition.clone()), ("ms_relation_name", qualified)];
+    let lookups: [(&str, Shown); 3] = [
+        ("pg_get_viewdef", |r| Some(r.definition.clone())),
+        ("ms_relation_name", |r| Some(qualified(r))),
+        ("obj_description", |r| r.comment.clone()),
+    ];
+    all.push(ScalarUDF::from(Function::new("col_description", Body::ColumnComment(Arc::clone(relations)))));
+    all.push(ScalarUDF::from(Function::new("pg_get_indexdef", Body::IndexDefinition(Arc::clone(relations)))));
     for (name, value) in lookups {
         all.push(ScalarUDF::from(Function::new(name, Body::Lookup(Arc::clone(relations), value))));
     }
@@ -101,13 +105,17 @@ fn qualified(r: &RelationInfo) -> String {
 }
 
 /// Something about a relation as text.
-type Shown = fn(&RelationInfo) -> String;
+type Shown = fn(&RelationInfo) -> Option<String>;
 
 enum Body {
     /// The same for all arguments.
     Constant(ScalarValue),
     /// Something about the relation whose oid is the first argument.
     Lookup(Relations, Shown),
+    /// `col_description(oid, number)`.
+    ColumnComment(Relations),
+    /// `pg_get_indexdef(oid [, column, pretty])`.
+    IndexDefinition(Relations),
     /// `format_type(oid, typmod)`.
     FormatType,
 }
@@ -164,7 +172,7 @@ impl ScalarUDFImpl for Function {
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
         Ok(match &self.body {
             Body::Constant(v) => v.data_type(),
-            Body::Lookup(..) | Body::FormatType => DataType::Utf8,
+            Body::Lookup(..) | Body::ColumnComment(_) | Body::IndexDefinition(_) | Body::FormatType => DataType::Utf8,
         })
     }
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
@@ -180,13 +188,46 @@ impl ScalarUDFImpl for Function {
                 let of = |oid: i64| {
                     let r = relations.iter().find(|r| i64::from(tables::oid(r)) == oid);
                     match (r, self.name.as_str()) {
-                        (Some(r), _) => Some(value(r)),
-                        // What is not a relation prints as its number.
-                        (None, "ms_relation_name") => Some(if oid == 0 { "-".into() } else { oid.to_string() }),
+                        (Some(r), _) => value(r),
+                        // What is not a relation is an index, or prints as its number.
+                        (None, "ms_relation_name") => {
+                            let index = indexes(&relations).into_iter().find(|i| i64::from(i.oid) == oid);
+                            Some(index.map_or_else(|| if oid == 0 { "-".into() } else { oid.to_string() }, |i| i.name))
+                        }
                         (None, _) => None,
                     }
                 };
                 first(&args.args)?.iter().map(|o| o.and_then(of)).collect()
+            }
+            Body::ColumnComment(relations) => {
+                let (relations, oids) = (relations(), first(&args.args)?);
+                let Some(numbers) = args.args.get(1) else {
+                    return Err(DataFusionError::Plan(
+                        "col_description needs an oid and the number of a column".into(),
+                    ));
+                };
+                let numbers = integers(numbers, rows)?;
+                let of = |i: usize| {
+                    let r =
+                        relations.iter().find(|r| oids.is_valid(i) && i64::from(tables::oid(r)) == oids.value(i))?;
+                    let at = usize::try_from(numbers.value(i)).ok().filter(|_| numbers.is_valid(i))?.checked_sub(1)?;
+                    r.column_comments.get(r.schema.fields().get(at)?.name()).cloned()
+                };
+                (0..oids.len()).map(of).collect()
+            }
+            Body::IndexDefinition(relations) => {
+                let (relations, oids) = (relations(), first(&args.args)?);
+                let all = indexes(&relations);
+                let columns = args.args.get(1).map(|c| integers(c, rows)).transpose()?;
+                let of = |i: usize| {
+                    let index = all.iter().find(|x| oids.is_valid(i) && i64::from(x.oid) == oids.value(i))?;
+                    // With the number of a column, that column; 0 is the whole.
+                    match columns.as_ref().map_or(0, |c| c.value(i)) {
+                        0 => Some(index.definition()),
+                        n => index.fields().nth(usize::try_from(n).ok()?.checked_sub(1)?).map(|f| f.name().clone()),
+                    }
+                };
+                (0..oids.len()).map(of).collect()
             }
             Body::FormatType => {
                 let oids = first(&args.args)?;

@@ -5,6 +5,7 @@
 //! the catalogs are rewritten: everything else goes to the engine's parser untouched.
 
 mod functions;
+mod indexes;
 mod rewrite;
 mod tables;
 

@@ -11,12 +11,17 @@ use millstream::statement::ObjectKind;
 
 use super::super::types;
 use super::DATABASE;
+use super::indexes::{IndexRow, indexes};
 
 /// The tables of information_schema.
 pub const INFORMATION_SCHEMA: &[&str] = &["tables", "columns", "schemata", "views"];
 
 /// First oid of user objects, as in Postgres.
-const FIRST_OID: u64 = 16_384;
+pub const FIRST_OID: u64 = 16_384;
+/// Oid of `pg_class`, for descriptions.
+const CLASS_OID: i32 = 1259;
+/// Oid of the access method of indexes.
+const BTREE_OID: i32 = 403;
 /// Oid of the only role.
 const OWNER: i32 = 10;
 
@@ -133,6 +138,35 @@ pub fn pg_catalog(name: &str, relations: &[RelationInfo]) -> Result<Option<Arc<d
     match name {
         "pg_class" => pg_class(relations),
         "pg_attribute" => pg_attribute(relations),
+        "pg_index" => pg_index(relations),
+        "pg_indexes" => {
+            let all = indexes(relations);
+            Table::new(all.len())
+                .text("schemaname", all.iter().map(|i| i.relation.schema_name.clone()).collect())
+                .text("tablename", all.iter().map(|i| i.relation.name.clone()).collect())
+                .text("indexname", all.iter().map(|i| i.name.clone()).collect())
+                .all_null(&["tablespace"])
+                .text("indexdef", all.iter().map(IndexRow::definition).collect())
+                .finish()
+        }
+        "pg_description" => {
+            let mut rows: Vec<(i32, i32, String)> = Vec::new();
+            for r in relations {
+                rows.extend(r.comment.iter().map(|c| (oid(r), 0, c.clone())));
+                let columns = r.schema.fields().iter().enumerate();
+                rows.extend(
+                    columns.filter_map(|(i, f)| {
+                        r.column_comments.get(f.name()).map(|c| (oid(r), i as i32 + 1, c.clone()))
+                    }),
+                );
+            }
+            Table::new(rows.len())
+                .oid("objoid", rows.iter().map(|r| r.0).collect())
+                .all_oid(CLASS_OID, &["classoid"])
+                .int("objsubid", rows.iter().map(|r| r.1).collect())
+                .text("description", rows.into_iter().map(|r| r.2).collect())
+                .finish()
+        }
         "pg_namespace" => {
             let (names, oids): (Vec<_>, Vec<_>) = namespaces(relations).into_iter().unzip();
             Table::new(names.len())
@@ -215,22 +249,39 @@ pub fn pg_catalog(name: &str, relations: &[RelationInfo]) -> Result<Option<Arc<d
 fn pg_class(relations: &[RelationInfo]) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
     let spaces = namespaces(relations);
     let space = |r: &RelationInfo| spaces.iter().find(|(n, _)| *n == r.schema_name).map_or(0, |(_, o)| *o);
+    let indexes = indexes(relations);
     let all: Vec<&RelationInfo> = relations.iter().collect();
-    let n = all.len();
+    let n = all.len() + indexes.len();
+    // Relations, then their indexes.
+    let both = |a: Vec<i32>, b: &dyn Fn(&IndexRow<'_>) -> i32| -> Vec<i32> {
+        a.into_iter().chain(indexes.iter().map(b)).collect()
+    };
+    let texts = |a: Vec<String>, b: &dyn Fn(&IndexRow<'_>) -> String| -> Vec<String> {
+        a.into_iter().chain(indexes.iter().map(b)).collect()
+    };
+    let indexed = |r: &&RelationInfo| !r.primary_key.is_empty() || !r.indexes.is_empty();
     Table::new(n)
-        .oid("oid", map(&all, oid))
-        .text("relname", map(&all, |r| r.name.clone()))
-        .oid("relnamespace", map(&all, space))
+        .oid("oid", both(map(&all, oid), &|i| i.oid))
+        .text("relname", texts(map(&all, |r| r.name.clone()), &|i| i.name.clone()))
+        .oid("relnamespace", both(map(&all, space), &|i| space(i.relation)))
         .all_oid(0, &["reltype", "reloftype"])
         .all_oid(OWNER, &["relowner"])
-        .all_oid(0, &["relam", "relfilenode", "reltablespace"])
+        .oid("relam", both(vec![0; all.len()], &|_| BTREE_OID))
+        .all_oid(0, &["relfilenode", "reltablespace"])
         .all_int(0, &["relpages", "relallvisible"])
         .push(Field::new("reltuples", DataType::Float32, true), Arc::new(Float32Array::from(vec![-1.0; n])))
         .all_oid(0, &["reltoastrelid"])
-        .all_bool(false, &["relhasindex", "relisshared"])
+        .bool("relhasindex", all.iter().map(indexed).chain(indexes.iter().map(|_| false)).collect())
+        .all_bool(false, &["relisshared"])
         .all_text("p", &["relpersistence"])
-        .text("relkind", map(&all, |r| relkind(r.kind).to_owned()))
-        .small("relnatts", map(&all, |r| r.schema.fields().len() as i16))
+        .text("relkind", texts(map(&all, |r| relkind(r.kind).to_owned()), &|_| "i".to_owned()))
+        .small(
+            "relnatts",
+            all.iter()
+                .map(|r| r.schema.fields().len() as i16)
+                .chain(indexes.iter().map(|i| i.columns.len() as i16))
+                .collect(),
+        )
         .small("relchecks", vec![0; n])
         .all_bool(false, &["relhasrules", "relhastriggers", "relhassubclass", "relrowsecurity", "relforcerowsecurity"])
         .all_bool(true, &["relispopulated"])
@@ -244,13 +295,14 @@ fn pg_class(relations: &[RelationInfo]) -> Result<Option<Arc<dyn TableProvider>>
 }
 
 fn pg_attribute(relations: &[RelationInfo]) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
-    let rows: Vec<(&RelationInfo, usize, &Field)> = relations
-        .iter()
-        .flat_map(|r| r.schema.fields().iter().enumerate().map(move |(i, f)| (r, i, f.as_ref())))
-        .collect();
+    let indexes = indexes(relations);
+    let of_relations =
+        relations.iter().flat_map(|r| r.schema.fields().iter().enumerate().map(move |(i, f)| (oid(r), i, f.as_ref())));
+    let of_indexes = indexes.iter().flat_map(|x| x.fields().enumerate().map(move |(i, f)| (x.oid, i, f)));
+    let rows: Vec<(i32, usize, &Field)> = of_relations.chain(of_indexes).collect();
     let pg = |f: &Field| types::of_field(f);
     Table::new(rows.len())
-        .oid("attrelid", rows.iter().map(|(r, ..)| oid(r)).collect())
+        .oid("attrelid", rows.iter().map(|(r, ..)| *r).collect())
         .text("attname", rows.iter().map(|(_, _, f)| f.name().clone()).collect())
         .oid("atttypid", rows.iter().map(|(_, _, f)| pg(f).oid as i32).collect())
         .all_int(-1, &["attstattarget"])
@@ -272,6 +324,35 @@ fn pg_attribute(relations: &[RelationInfo]) -> Result<Option<Arc<dyn TableProvid
         .all_oid(0, &["attcollation"])
         .all_null(&["attmissingval"])
         .all_null_lists(&["attacl", "attoptions", "attfdwoptions"])
+        .finish()
+}
+
+fn pg_index(relations: &[RelationInfo]) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+    let all = indexes(relations);
+    // An int2vector prints as its numbers with spaces between.
+    let key = |i: &IndexRow<'_>| i.columns.iter().map(|c| (c + 1).to_string()).collect::<Vec<_>>().join(" ");
+    let zeros = |i: &IndexRow<'_>| i.columns.iter().map(|_| "0").collect::<Vec<_>>().join(" ");
+    let natts = |i: &IndexRow<'_>| i.columns.len() as i16;
+    Table::new(all.len())
+        .oid("indexrelid", all.iter().map(|i| i.oid).collect())
+        .oid("indrelid", all.iter().map(|i| oid(i.relation)).collect())
+        .small("indnatts", all.iter().map(natts).collect())
+        .small("indnkeyatts", all.iter().map(natts).collect())
+        .bool("indisunique", all.iter().map(|i| i.primary).collect())
+        .all_bool(false, &["indnullsnotdistinct"])
+        .bool("indisprimary", all.iter().map(|i| i.primary).collect())
+        .all_bool(false, &["indisexclusion"])
+        .all_bool(true, &["indimmediate"])
+        .all_bool(false, &["indisclustered"])
+        .all_bool(true, &["indisvalid"])
+        .all_bool(false, &["indcheckxmin"])
+        .all_bool(true, &["indisready", "indislive"])
+        .all_bool(false, &["indisreplident"])
+        .text("indkey", all.iter().map(key).collect())
+        .text("indcollation", all.iter().map(zeros).collect())
+        .text("indclass", all.iter().map(zeros).collect())
+        .text("indoption", all.iter().map(zeros).collect())
+        .all_null(&["indexprs", "indpred"])
         .finish()
 }
 

@@ -1,5 +1,7 @@
 use super::*;
 
+use millstream::api::IndexInfo;
+
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement as DfStatement;
@@ -14,6 +16,12 @@ fn relations() -> Vec<RelationInfo> {
         schema: Arc::new(Schema::new(fields)),
         primary_key: Vec::new(),
         definition: format!("SELECT * FROM {name}"),
+        comment: (name == "totals").then(|| "how many".to_owned()),
+        column_comments: [("auction".to_owned(), "its number".to_owned())].into(),
+        indexes: match name {
+            "totals" => vec![IndexInfo { id: 9, name: "totals_n_idx".into(), columns: vec![0] }],
+            _ => Vec::new(),
+        },
     };
     vec![
         relation(
@@ -129,6 +137,52 @@ ORDER BY a.attnum;"#,
     )
     .await;
     assert!(shown.contains("| auction | bigint ") && shown.contains("numeric(10,2)"), "{shown}");
+}
+
+/// What psql 15 sends for `\di`, and for the indexes of `\d totals`.
+#[tokio::test]
+async fn psql_lists_indexes() {
+    let shown = query(
+        r#"SELECT n.nspname as "Schema",
+  c.relname as "Name",
+  CASE c.relkind WHEN 'r' THEN 'table' WHEN 'i' THEN 'index' WHEN 'I' THEN 'partitioned index' END as "Type",
+  pg_catalog.pg_get_userbyid(c.relowner) as "Owner",
+  c2.relname as "Table"
+FROM pg_catalog.pg_class c
+     LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam
+     LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
+     LEFT JOIN pg_catalog.pg_class c2 ON i.indrelid = c2.oid
+WHERE c.relkind IN ('i','I','')
+      AND n.nspname <> 'pg_catalog'
+      AND n.nspname !~ '^pg_toast'
+      AND n.nspname <> 'information_schema'
+  AND pg_catalog.pg_table_is_visible(c.oid)
+ORDER BY 1,2;"#,
+    )
+    .await;
+    assert!(shown.contains("| public | totals_n_idx | index | millstream | totals |"), "{shown}");
+    let shown = query(
+        r#"SELECT c2.relname, i.indisprimary, i.indisunique, i.indisclustered, i.indisvalid, pg_catalog.pg_get_indexdef(i.indexrelid, 0, true),
+  pg_catalog.pg_get_constraintdef(con.oid, true), contype, condeferrable, condeferred, i.indisreplident, c2.reltablespace
+FROM pg_catalog.pg_class c, pg_catalog.pg_class c2, pg_catalog.pg_index i
+  LEFT JOIN pg_catalog.pg_constraint con ON (conrelid = i.indrelid AND conindid = i.indexrelid AND contype IN ('p','u','x'))
+WHERE c.oid = '16388' AND c.oid = i.indrelid AND i.indexrelid = c2.oid
+ORDER BY i.indisprimary DESC, c2.relname;"#,
+    )
+    .await;
+    assert!(shown.contains("CREATE INDEX totals_n_idx ON public.totals USING btree (n)"), "{shown}");
+}
+
+#[tokio::test]
+async fn descriptions_are_found_by_oid_and_column() {
+    let shown = query(
+        "SELECT pg_catalog.obj_description(c.oid, 'pg_class') AS o, pg_catalog.col_description(a.attrelid, a.attnum) AS c \
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
+         WHERE c.relname IN ('totals', 'bid') ORDER BY 1, 2",
+    )
+    .await;
+    assert!(shown.contains("| how many |") && shown.contains("its number"), "{shown}");
 }
 
 #[tokio::test]

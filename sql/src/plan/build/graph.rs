@@ -1,13 +1,13 @@
 //! Adding nodes: hash-consing, fusing of maps, exchanges, changelog kinds.
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::logical_expr::{Expr, lit};
 
 use super::{
     Builder, ChangelogKind, Distribution, Fail, IncNode, IncOp, IncPlan, NodeId, PlanExpr, Planned, SqlError, nullable,
 };
-use crate::plan::{JoinKind, PLAN_VERSION, SortColumn};
+use crate::plan::{JoinKind, PLAN_VERSION, SetOpKind, SortColumn};
 use crate::session::from_datafusion;
 
 /// The column of a row that needs none.
@@ -61,7 +61,9 @@ impl Builder<'_> {
             | IncOp::Distinct
             | IncOp::Exchange { .. } => true,
             IncOp::Join { kind, .. } => *kind == JoinKind::Inner,
-            IncOp::Aggregate { .. } | IncOp::TopN { .. } | IncOp::Recompute { .. } => false,
+            IncOp::SetOp { kind } => *kind == SetOpKind::IntersectAll,
+            IncOp::Aggregate { .. } | IncOp::TopN { .. } | IncOp::TopRank { .. } => false,
+            IncOp::Over { .. } | IncOp::Recompute { .. } => false,
         };
         if keeps && inputs.iter().all(|i| self.node(*i).kind == ChangelogKind::Append) {
             ChangelogKind::Append
@@ -76,8 +78,8 @@ impl Builder<'_> {
             IncOp::Exchange { distribution } => vec![distribution.clone()],
             // Emitted on shard 0 only.
             IncOp::Values { .. } => vec![Distribution::Single],
-            IncOp::Map { exprs: None, .. } | IncOp::Distinct => of(0).to_vec(),
-            IncOp::TopN { .. } => of(0).to_vec(),
+            IncOp::Map { exprs: None, .. } | IncOp::Distinct | IncOp::SetOp { .. } => of(0).to_vec(),
+            IncOp::TopN { .. } | IncOp::TopRank { .. } | IncOp::Over { .. } => of(0).to_vec(),
             IncOp::Map { exprs: Some(exprs), .. } => {
                 moved(of(0), |column| exprs.iter().position(|e| e.as_column() == Some(column)))
             }
@@ -153,8 +155,14 @@ impl Builder<'_> {
             e.compile(&input_schema).map_err(|e| Fail::Error(from_datafusion(e)))?;
         }
         let width = input_schema.fields().len();
+        // Other names alone are no work, where the operator below names its own columns.
+        let named = !matches!(
+            self.node(input).op,
+            IncOp::Source { .. } | IncOp::Values { .. } | IncOp::Union | IncOp::Exchange { .. }
+        );
         let exprs = exprs.filter(|e| {
-            let same_names = input_schema.fields().iter().zip(schema.fields()).all(|(a, b)| a.name() == b.name());
+            let same = |(a, b): (&FieldRef, &FieldRef)| a.name() == b.name();
+            let same_names = named || input_schema.fields().iter().zip(schema.fields()).all(same);
             let identity = e.len() == width && e.iter().enumerate().all(|(i, e)| e.as_column() == Some(i));
             !(identity && same_names)
         });

@@ -4,7 +4,7 @@ use datafusion::logical_expr::expr::Sort as SortExpr;
 use datafusion::logical_expr::logical_plan::{DistinctOn, Limit};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
-use super::{Builder, IncOp, NodeId, Planned, SqlError, arrow_schema, literal_count, positional, positional_all};
+use super::{Builder, IncOp, NodeId, Planned, arrow_schema, literal_count, positional, positional_all};
 use crate::plan::SortColumn;
 
 /// The order of the plan's rows that an outermost ORDER BY asks for, as far as it is by output columns.
@@ -71,10 +71,15 @@ impl Builder<'_> {
                 let top = self.add(op, vec![input], schema);
                 self.keep_columns(top, (0..s.input.schema().fields().len()).collect(), arrow_schema(s.input.schema()))
             }
-            _ => Err(SqlError::unsupported("LIMIT or OFFSET without ORDER BY in a view")
-                .detail("Which rows it keeps would depend on the order in which they arrived.")
-                .hint("Add ORDER BY, or put the LIMIT into the query that reads the view.")
-                .into()),
+            // Without an order of its own: the first rows in the order of all their columns.
+            _ => {
+                let input = self.plan(plan)?;
+                let input = self.single(input);
+                let schema = self.schema(input);
+                let limit = fetch.unwrap_or(u64::MAX);
+                let op = IncOp::TopN { partition: Vec::new(), order: Vec::new(), offset: skip, limit, rank: false };
+                Ok(self.add(op, vec![input], schema))
+            }
         }
     }
 

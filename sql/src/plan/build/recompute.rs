@@ -100,7 +100,8 @@ impl Builder<'_> {
     fn recompute_deep(&mut self, plan: &LogicalPlan, reason: String) -> Planned {
         let mut inputs = Vec::new();
         let mut failed = None;
-        let stored = plan.clone().transform_down_with_subqueries(|node| {
+        let expanded = crate::decorrelate::set_op::expand(plan.clone())?;
+        let stored = expanded.transform_down_with_subqueries(|node| {
             let LogicalPlan::TableScan(scan) = &node else { return Ok(Transformed::no(node)) };
             if self.relations.resolve(&scan.table_name).is_none() {
                 // The working table of a recursion: it is stored by name and columns, so the choice of columns goes

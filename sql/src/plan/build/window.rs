@@ -1,15 +1,22 @@
-//! Window functions: `row_number() <= n` is a top-N, all others are recomputed by partition.
+//! Window functions: `row_number() <= n` and its like for ranks are a top-N; others have an operator that keeps each partition in order.
 
 use std::sync::Arc;
 
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::default_table_source::provider_as_source;
+use datafusion::common::Column;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::logical_expr::expr::WindowFunctionDefinition;
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::logical_expr::expr::{WindowFunction, WindowFunctionDefinition};
 use datafusion::logical_expr::logical_plan::{Filter, Window};
 use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator};
 
-use super::{Builder, IncOp, NodeId, Planned, arrow_schema, conjuncts, literal_count, positional, positional_all};
-use crate::plan::RecomputeKeys;
+use super::{
+    Builder, IncOp, NodeId, Planned, arrow_schema, conjuncts, literal_count, positional, positional_all, recompute,
+};
+use crate::plan::expr::positional_schema;
+use crate::plan::{RecomputeKeys, StoredPlan};
 
 impl Builder<'_> {
     /// A filter that keeps the first rows of each partition, if that is what it is.
@@ -24,7 +31,8 @@ impl Builder<'_> {
         let [expr] = window.window_expr.as_slice() else { return Ok(None) };
         let Expr::WindowFunction(f) = expr.clone().unalias() else { return Ok(None) };
         let WindowFunctionDefinition::WindowUDF(function) = &f.fun else { return Ok(None) };
-        if function.name() != "row_number" || f.params.filter.is_some() {
+        let counts = function.name();
+        if !matches!(counts, "row_number" | "rank" | "dense_rank") || f.params.filter.is_some() {
             return Ok(None);
         }
         let rank = window.input.schema().fields().len(); // the row number's column
@@ -43,7 +51,11 @@ impl Builder<'_> {
         fields.push(output.fields()[rank].clone());
         let last = fields.len() - 1;
         let schema = arrow::datatypes::SchemaRef::new(arrow::datatypes::Schema::new(fields));
-        let top = self.add(IncOp::TopN { partition, order, offset: 0, limit, rank: true }, vec![input], schema);
+        let op = match counts {
+            "row_number" => IncOp::TopN { partition, order, offset: 0, limit, rank: true },
+            name => IncOp::TopRank { partition, order, limit, dense: name == "dense_rank" },
+        };
+        let top = self.add(op, vec![input], schema);
         let top = self.keep_columns(top, (0..rank).chain([last]).collect(), output)?;
         // Bounds that the limit says already are dropped.
         let rest = split_conjunction(&filter.predicate)
@@ -53,6 +65,53 @@ impl Builder<'_> {
             .map(|(_, p)| p)
             .collect();
         Ok(Some(self.filter(top, rest)?))
+    }
+
+    /// The functions of one PARTITION BY and ORDER BY over a native input.
+    pub(super) fn window(&mut self, window: &Window) -> Planned {
+        let calls = window.window_expr.iter().map(|e| match e.clone().unalias() {
+            Expr::WindowFunction(f) => Ok(*f),
+            _ => recompute("a window function of this form"),
+        });
+        let mut calls = calls.collect::<Planned<Vec<_>>>()?;
+        let Some(first) = calls.first().map(|c| c.params.clone()) else {
+            return recompute("a window without functions");
+        };
+        let alike =
+            |c: &WindowFunction| c.params.partition_by == first.partition_by && c.params.order_by == first.order_by;
+        if !calls.iter().all(alike) {
+            return recompute("window functions that share an order but not a partition:");
+        }
+        let schema = window.input.schema();
+        let width = schema.fields().len();
+        let input = self.plan(&window.input)?;
+        let (input, partition) = self.with_columns(input, &positional_all(&first.partition_by, schema)?)?;
+        let (mut input, order) = self.sort_columns(input, &first.order_by, &window.input)?;
+        // Arguments are columns: one that cannot be computed costs its row. Literals stay, functions may insist on them.
+        for call in &mut calls {
+            let p = &mut call.params;
+            for e in p.args.iter_mut().chain(p.filter.iter_mut().map(|f| f.as_mut())) {
+                if !matches!(e, Expr::Literal(..)) {
+                    let (with, at) = self.with_columns(input, &[positional(e, schema)?])?;
+                    input = with;
+                    *e = leaf_column(at.first().copied().unwrap_or_default());
+                }
+            }
+            p.partition_by = vec![Expr::Column(Column::new(Some(LEAF), PART))];
+            for (sort, by) in p.order_by.iter_mut().zip(&order) {
+                sort.expr = leaf_column(by.column);
+            }
+        }
+        let input = if partition.is_empty() { self.single(input) } else { self.hashed(input, partition.clone()) };
+        let own = self.schema(input);
+        let plan = over_plan(&own, calls)?;
+        let output = arrow_schema(&window.schema);
+        let mut fields: Vec<_> = own.fields().iter().cloned().collect();
+        fields.extend(output.fields().iter().skip(width).cloned());
+        let op = IncOp::Over { partition, order, plan: StoredPlan { logical: plan } };
+        let over = self.add(op, vec![input], SchemaRef::new(Schema::new(fields)));
+        let functions = own.fields().len()..self.width(over);
+        self.keep_columns(over, (0..width).chain(functions).collect(), output)
     }
 
     /// Keyed by the partition columns that all functions share.
@@ -88,6 +147,27 @@ impl Builder<'_> {
     }
 }
 
+/// The leaf of the plan of an [`IncOp::Over`], and the columns it has beside the input's: which piece of a partition a
+/// row belongs to, and its place among all rows of the run.
+const LEAF: &str = "t0";
+const PART: &str = "__part";
+const ROW: &str = "__row";
+
+fn leaf_column(i: usize) -> Expr {
+    Expr::Column(Column::new(Some(LEAF), format!("c{i}")))
+}
+
+/// The functions over the leaf: see [`IncOp::Over`].
+fn over_plan(input: &Schema, calls: Vec<WindowFunction>) -> Planned<LogicalPlan> {
+    let mut fields: Vec<_> = positional_schema(input).fields().iter().cloned().collect();
+    fields.extend([PART, ROW].map(|n| Arc::new(Field::new(n, DataType::Int64, false))));
+    let source = provider_as_source(Arc::new(EmptyTable::new(Arc::new(Schema::new(fields)))));
+    let calls: Vec<Expr> = calls.into_iter().enumerate().map(|(i, c)| Expr::from(c).alias(format!("w{i}"))).collect();
+    let mut columns = vec![Expr::Column(Column::new(Some(LEAF), ROW))];
+    columns.extend((0..calls.len()).map(|i| Expr::Column(Column::new_unqualified(format!("w{i}")))));
+    Ok(LogicalPlanBuilder::scan(LEAF, source, None)?.window(calls)?.project(columns)?.build()?)
+}
+
 /// The filter of a projection of a window's columns as a filter below that projection.
 fn below_projection(filter: &Filter) -> Planned<Option<Filter>> {
     let LogicalPlan::Projection(p) = filter.input.as_ref() else { return Ok(None) };
@@ -105,7 +185,10 @@ fn below_projection(filter: &Filter) -> Planned<Option<Filter>> {
 /// `n` of `rank <= n` and its like.
 fn upper_bound(e: &Expr, window: &Window, rank: usize) -> Option<u64> {
     let Expr::BinaryExpr(b) = e else { return None };
-    let is_rank = |e: &Expr| matches!(e, Expr::Column(c) if window.schema.index_of_column(c).ok() == Some(rank));
+    let is_rank = |e: &Expr| {
+        let bare = if let Expr::Cast(c) = e { c.expr.as_ref() } else { e };
+        matches!(bare, Expr::Column(c) if window.schema.index_of_column(c).ok() == Some(rank))
+    };
     let (op, literal) = if is_rank(&b.left) {
         (b.op, &b.right)
     } else if is_rank(&b.right) {

@@ -1,0 +1,504 @@
+//! Window functions: `OVER (PARTITION BY .. ORDER BY ..)`.
+//!
+//! Every partition keeps its rows in order, and for each the last result. A change of a row is felt by the rows whose
+//! frames it is in, or which count it (`reach`): only those are computed again, from as many rows around them as their
+//! functions look at, all touched partitions in one run of DataFusion's window operators. What differs from the last
+//! result is emitted.
+//!
+//! Rows that tie are in the order of all their columns, as in ad-hoc SELECT; equal rows are copies that each have a
+//! result of their own. A partition that cannot be computed (a sum out of range) has no output and one entry in the
+//! error set, until a change heals it.
+
+mod compute;
+mod reach;
+mod rows;
+mod store;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{Array as _, ArrayRef, RecordBatch};
+use arrow::compute::SortOptions;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::row::{RowConverter, SortField};
+use datafusion::execution::SessionState;
+use millstream_sql::plan::{SortColumn, StoredPlan};
+
+use self::compute::Computer;
+use self::reach::{Measure, Reach};
+use self::rows::{Entry, Key, Rows};
+use super::eval::{RowText, is_of_data};
+use super::{DeltaOp, Emit, ErrorSet, Shard, SlotDelta, StateStats, TickCx};
+use crate::error::{Error, Result, ResultExt as _};
+use crate::state::keyed::code::plain_type;
+use crate::zset::{Weights, ZBatch};
+
+/// Rows given to one run of the functions, about; a partition's piece is never cut.
+const ROWS_PER_RUN: u64 = 64 * 1024;
+
+#[derive(Default)]
+struct Partition {
+    /// The partition columns as bytes; empty in a slot that is free.
+    key: Box<[u8]>,
+    rows: Rows,
+    /// Changes of this tick: row, bytes of its order, weight.
+    pending: Vec<(Key, u32, i64)>,
+}
+
+/// Rows of one partition to be computed: results of copies `from..to` out of rows `needs_from..needs_to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Work {
+    slot: u32,
+    from: u64,
+    to: u64,
+    needs_from: u64,
+    needs_to: u64,
+}
+
+/// A row of output: the row, its result, its weight.
+type Change = (Key, Box<[u8]>, i64);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Failure {
+    code: String,
+    message: String,
+    row: String,
+}
+
+/// See the module.
+pub struct OverOp {
+    /// Columns of the input, without encodings such as dictionaries.
+    plain: SchemaRef,
+    output_schema: SchemaRef,
+    partition: Vec<usize>,
+    order: Vec<SortColumn>,
+    reach: Reach,
+    computer: Computer,
+    shard: Shard,
+    /// Order, then row.
+    rows: RowConverter,
+    /// Order alone.
+    orders: Option<RowConverter>,
+    /// Partition columns.
+    keys: Option<RowConverter>,
+    slots: HashMap<Box<[u8]>, u32>,
+    partitions: Vec<Partition>,
+    free: Vec<u32>,
+    touched: Vec<u32>,
+    failing: BTreeMap<u32, Failure>,
+    failing_changed: bool,
+    entries: usize,
+    bytes: usize,
+    /// Rows whose weight or results changed since the last freeze.
+    dirty: HashSet<Key>,
+    frozen: usize,
+    dump_all: bool,
+}
+
+impl OverOp {
+    /// `plan` has the functions, as [`millstream_sql::plan::IncOp::Over`] says; the output is the input's columns, then one
+    /// for each function.
+    pub fn new(
+        state: &SessionState,
+        plan: &StoredPlan,
+        input: SchemaRef,
+        partition: Vec<usize>,
+        order: Vec<SortColumn>,
+        output_schema: SchemaRef,
+        shard: Shard,
+    ) -> Result<Self> {
+        let width = input.fields().len();
+        let outside = partition.iter().copied().chain(order.iter().map(|o| o.column)).find(|c| *c >= width);
+        if let Some(c) = outside {
+            return Err(Error::internal(format!("window over column {c} of {width}")));
+        }
+        let fields = input.fields().iter().map(|f| Field::new(f.name(), plain_type(f.data_type()), true));
+        let plain: SchemaRef = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let ordered: Vec<SortField> = order
+            .iter()
+            .map(|o| {
+                let options = SortOptions { descending: o.descending, nulls_first: o.nulls_first };
+                SortField::new_with_options(plain.field(o.column).data_type().clone(), options)
+            })
+            .collect();
+        let whole = ordered.iter().cloned().chain(plain.fields().iter().map(|f| SortField::new(f.data_type().clone())));
+        let whole: Vec<SortField> = whole.collect();
+        if !RowConverter::supports_fields(&whole) {
+            return Err(Error::unsupported("a window function over rows of a type that has no order"));
+        }
+        let converter = |fields: Vec<SortField>| -> Result<Option<RowConverter>> {
+            if fields.is_empty() { Ok(None) } else { RowConverter::new(fields).map(Some).e() }
+        };
+        let of_keys = partition.iter().map(|p| SortField::new(plain.field(*p).data_type().clone())).collect();
+        let results = output_schema.fields().iter().skip(width).map(|f| f.data_type().clone()).collect();
+        Ok(Self {
+            reach: Reach::of(&plan.logical)?,
+            computer: Computer::new(state, plan, &input, results)?,
+            plain,
+            output_schema,
+            partition,
+            shard,
+            rows: RowConverter::new(whole).e()?,
+            orders: converter(ordered)?,
+            keys: converter(of_keys)?,
+            order,
+            slots: HashMap::new(),
+            partitions: Vec::new(),
+            free: Vec::new(),
+            touched: Vec::new(),
+            failing: BTreeMap::new(),
+            failing_changed: false,
+            entries: 0,
+            bytes: 0,
+            dirty: HashSet::new(),
+            frozen: 0,
+            dump_all: false,
+        })
+    }
+
+    fn plain_columns(&self, columns: &[ArrayRef]) -> Result<Vec<ArrayRef>> {
+        let cast = |(c, f): (&ArrayRef, &Arc<Field>)| match c.data_type() == f.data_type() {
+            true => Ok(c.clone()),
+            false => arrow::compute::cast(c, f.data_type()).e(),
+        };
+        columns.iter().zip(self.plain.fields()).map(cast).collect()
+    }
+
+    /// Rows as keys, with the bytes of their order.
+    fn encode(&self, plain: &[ArrayRef], rows: usize) -> Result<Vec<(Key, u32)>> {
+        let ordered: Vec<ArrayRef> = self.order.iter().map(|o| plain[o.column].clone()).collect();
+        let orders = self.orders.as_ref().map(|c| c.convert_columns(&ordered)).transpose().e()?;
+        let whole = self.rows.convert_columns(&[ordered, plain.to_vec()].concat()).e()?;
+        let order = |i: usize| orders.as_ref().map_or(0, |o| o.row(i).data().len() as u32);
+        Ok((0..rows).map(|i| (Key::from(whole.row(i).data()), order(i))).collect())
+    }
+
+    /// The (plain) rows of these keys.
+    fn decode<'k>(&self, keys: impl Iterator<Item = &'k Key>) -> Result<Vec<ArrayRef>> {
+        let parser = self.rows.parser();
+        let keys: Vec<&Key> = keys.collect();
+        let mut columns = self.rows.convert_rows(keys.iter().map(|k| parser.parse(k))).e()?;
+        Ok(columns.split_off(self.order.len()))
+    }
+
+    fn partition_bytes(&self, plain: &[ArrayRef], rows: usize) -> Result<Vec<Box<[u8]>>> {
+        let Some(converter) = &self.keys else { return Ok(vec![Box::from([0u8].as_slice()); rows]) };
+        let columns: Vec<ArrayRef> = self.partition.iter().map(|p| plain[*p].clone()).collect();
+        let keys = converter.convert_columns(&columns).e()?;
+        Ok((0..rows).map(|i| Box::from(keys.row(i).data())).collect())
+    }
+
+    fn slot_of(&mut self, key: Box<[u8]>) -> u32 {
+        if let Some(slot) = self.slots.get(&key) {
+            return *slot;
+        }
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.partitions.push(Partition::default());
+            self.partitions.len() as u32 - 1
+        });
+        self.partitions[slot as usize].key = key.clone();
+        self.slots.insert(key, slot);
+        slot
+    }
+
+    /// Applies the changes of a partition; returns the rows of which there are more copies now (true), or fewer.
+    fn settle(&mut self, slot: u32, out: &mut Vec<Change>) -> Vec<(Key, bool)> {
+        let mut pending = std::mem::take(&mut self.partitions[slot as usize].pending);
+        pending.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let mut changed = Vec::new();
+        let mut pending = pending.into_iter().peekable();
+        while let Some((key, order, mut weight)) = pending.next() {
+            while let Some(more) = pending.next_if(|m| m.0 == key) {
+                weight += more.2;
+            }
+            if weight == 0 {
+                continue;
+            }
+            let p = &mut self.partitions[slot as usize];
+            let (before, after) = match p.rows.find(&key) {
+                Err(place) => {
+                    let results = vec![Box::default(); usize::try_from(weight).unwrap_or(0)];
+                    self.bytes += key.len();
+                    self.entries += 1;
+                    p.rows.insert(place, Entry { key: key.clone(), order, weight, results });
+                    (0, weight.max(0))
+                }
+                Ok(place) => {
+                    let (before, after) = p.rows.add_weight(place, weight);
+                    let kept = usize::try_from(after).unwrap_or(0);
+                    if let Some(results) = p.rows.results_mut(place) {
+                        if kept < results.len() {
+                            let dropped = results.drain(kept..).filter(|r| !r.is_empty());
+                            out.extend(dropped.map(|r| (key.clone(), r, -1)));
+                        }
+                        results.resize_with(kept, Box::default);
+                    }
+                    if after == 0 {
+                        p.rows.remove(place);
+                        self.bytes -= key.len();
+                        self.entries -= 1;
+                    }
+                    (before.max(0), after.max(0))
+                }
+            };
+            self.dirty.insert(key.clone());
+            if before != after {
+                changed.push((key, after > before));
+            }
+        }
+        changed
+    }
+
+    /// What must be computed again in a partition after `changed`.
+    fn work(&self, slot: u32, changed: &[(Key, bool)], whole: bool, out: &mut Vec<Work>) -> Result<()> {
+        let rows = &self.partitions[slot as usize].rows;
+        let starts = rows.starts();
+        let total = starts.total;
+        if total == 0 {
+            return Ok(());
+        }
+        let all = Work { slot, from: 0, to: total, needs_from: 0, needs_to: total };
+        if whole {
+            out.push(all);
+            return Ok(());
+        }
+        let descending = self.order.first().is_some_and(|o| o.descending);
+        let measure = Measure { rows, starts: &starts, orders: self.orders.as_ref(), descending };
+        let mut pieces: Vec<(u64, u64)> = Vec::new();
+        for (key, more) in changed {
+            let (position, copies) = match rows.find(key) {
+                Ok(place) => (starts.position(rows, place), rows.at(place).map_or(0, Entry::copies)),
+                Err(place) => (starts.position(rows, place), 0),
+            };
+            // Where rows went away, their neighbours felt them.
+            let (from, to) = match more {
+                true => (position, position + copies),
+                false => (position.saturating_sub(1), (position + copies + 1).min(total)),
+            };
+            let from = self.reach.felt_before.back(&measure, from)?;
+            let to = self.reach.felt_after.on(&measure, to)?;
+            match pieces.last_mut() {
+                Some(last) if from <= last.1 => {
+                    last.0 = last.0.min(from);
+                    last.1 = last.1.max(to);
+                }
+                _ => pieces.push((from, to)),
+            }
+        }
+        let first = out.len();
+        let mut needed = 0;
+        for (from, to) in pieces {
+            let needs_from = self.reach.needs_before.back(&measure, from)?;
+            let needs_to = self.reach.needs_after.on(&measure, to)?;
+            needed += needs_to - needs_from;
+            out.push(Work { slot, from, to, needs_from, needs_to });
+        }
+        if needed > total.saturating_mul(2) {
+            out.truncate(first);
+            out.push(all);
+        }
+        Ok(())
+    }
+
+    /// Computes pieces; if that fails, finds the partitions that are to blame.
+    fn run(&mut self, works: &[Work], errors: &mut ErrorSet, out: &mut Vec<Change>) -> Result<()> {
+        // A partition that failed has no output at all.
+        let works: Vec<Work> = works.iter().filter(|w| !self.failing.contains_key(&w.slot)).copied().collect();
+        let (Some(first), Some(last)) = (works.first(), works.last()) else { return Ok(()) };
+        match self.compute(&works) {
+            Ok(results) => {
+                self.apply(&works, &results, out);
+                Ok(())
+            }
+            Err(e) if !is_of_data(&e) => Err(e),
+            Err(e) if first.slot == last.slot => self.fail(first.slot, e, errors, out),
+            Err(_) => {
+                // Pieces of a partition stay together; there are at least two partitions.
+                let mut slots: Vec<u32> = works.iter().map(|w| w.slot).collect();
+                slots.dedup();
+                let middle = slots[slots.len() / 2];
+                let (a, b) = works.split_at(works.iter().take_while(|w| w.slot != middle).count());
+                self.run(a, errors, out)?;
+                self.run(b, errors, out)
+            }
+        }
+    }
+
+    /// Results of the rows of these pieces, as bytes: those of `needs_from..needs_to` of each.
+    fn compute(&mut self, works: &[Work]) -> Result<Vec<Box<[u8]>>> {
+        let mut keys: Vec<Key> = Vec::new();
+        let (mut parts, mut bases) = (Vec::new(), Vec::new());
+        for (part, w) in works.iter().enumerate() {
+            let rows = &self.partitions[w.slot as usize].rows;
+            rows.each(&rows.starts(), w.needs_from, w.needs_to, |e, first, end| {
+                let copies = end.min(w.needs_to) - first.max(w.needs_from);
+                keys.extend((0..copies).map(|_| e.key.clone()));
+            });
+            parts.resize(keys.len(), part as i64);
+            bases.resize(keys.len(), i64::try_from(w.needs_from).unwrap_or(i64::MAX));
+        }
+        let columns = self.decode(keys.iter())?;
+        self.computer.run(columns, parts, &self.reach.positions, &bases)
+    }
+
+    /// Stores the results of pieces; what differs from the last goes out.
+    fn apply(&mut self, works: &[Work], results: &[Box<[u8]>], out: &mut Vec<Change>) {
+        let mut base = 0;
+        for w in works {
+            let rows = &mut self.partitions[w.slot as usize].rows;
+            let starts = rows.starts();
+            let dirty = &mut self.dirty;
+            rows.each_results_mut(&starts, w.from, w.to, |key, copies, first| {
+                for (old, position) in copies.iter_mut().zip(first..) {
+                    if !(w.from..w.to).contains(&position) {
+                        continue;
+                    }
+                    let new = &results[base + (position - w.needs_from) as usize];
+                    if old == new {
+                        continue;
+                    }
+                    if !old.is_empty() {
+                        out.push((key.clone(), std::mem::take(old), -1));
+                    }
+                    out.push((key.clone(), new.clone(), 1));
+                    *old = new.clone();
+                    dirty.insert(key.clone());
+                }
+            });
+            base += (w.needs_to - w.needs_from) as usize;
+        }
+    }
+
+    /// Takes all output of a partition back.
+    fn fail(&mut self, slot: u32, error: Error, errors: &mut ErrorSet, out: &mut Vec<Change>) -> Result<()> {
+        let dirty = &mut self.dirty;
+        let rows = &mut self.partitions[slot as usize].rows;
+        rows.each_result_mut(|key, r| {
+            if !r.is_empty() {
+                out.push((key.clone(), std::mem::take(r), -1));
+                dirty.insert(key.clone());
+            }
+        });
+        let first = rows.iter().next().map(|e| e.key.clone());
+        let columns = self.decode(first.iter())?;
+        let keys: Vec<ArrayRef> = self.partition.iter().map(|p| columns[*p].clone()).collect();
+        let row = if first.is_some() && !keys.is_empty() { RowText::of_columns(&keys)?.row(0) } else { String::new() };
+        errors.add(error.code.0, &error.message, &row, 1);
+        self.failing.insert(slot, Failure { code: error.code.0.to_owned(), message: error.message, row });
+        self.failing_changed = true;
+        Ok(())
+    }
+
+    fn emit(&mut self, changes: Vec<Change>, out: &mut dyn Emit) -> Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut columns = self.decode(changes.iter().map(|c| &c.0))?;
+        columns.extend(self.computer.decode(changes.iter().map(|c| c.1.as_ref()))?);
+        for (c, f) in columns.iter_mut().zip(self.output_schema.fields()) {
+            if c.data_type() != f.data_type() {
+                *c = arrow::compute::cast(c, f.data_type()).e()?;
+            }
+        }
+        let rows = RecordBatch::try_new(self.output_schema.clone(), columns).e()?;
+        let weights: Vec<i64> = changes.iter().map(|c| c.2).collect();
+        let batch = ZBatch::new(rows, Weights::Dense(weights.into())).consolidate().e()?;
+        if batch.is_empty() { Ok(()) } else { out.emit(batch) }
+    }
+
+    /// Frees the slots of partitions without rows.
+    fn remove_empty(&mut self, slots: &[u32]) {
+        for slot in slots {
+            let p = &mut self.partitions[*slot as usize];
+            if p.rows.is_empty() && p.pending.is_empty() && !p.key.is_empty() {
+                self.slots.remove(&p.key);
+                *p = Partition::default();
+                self.free.push(*slot);
+            }
+        }
+    }
+}
+
+impl DeltaOp for OverOp {
+    fn push(&mut self, _port: usize, batch: ZBatch, _cx: &mut TickCx<'_>, _out: &mut dyn Emit) -> Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        if self.partition.is_empty() && self.shard.index != 0 {
+            return Err(Error::internal("rows of a window without partitions belong on shard 0"));
+        }
+        let plain = self.plain_columns(batch.rows.columns())?;
+        let rows = self.encode(&plain, batch.len())?;
+        let partitions = self.partition_bytes(&plain, batch.len())?;
+        for (i, ((key, order), partition)) in rows.into_iter().zip(partitions).enumerate() {
+            let weight = batch.weight(i);
+            if weight == 0 {
+                continue;
+            }
+            let slot = self.slot_of(partition);
+            let pending = &mut self.partitions[slot as usize].pending;
+            if pending.is_empty() {
+                self.touched.push(slot);
+            }
+            pending.push((key, order, weight));
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, cx: &mut TickCx<'_>, out: &mut dyn Emit) -> Result<()> {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        let mut changes: Vec<Change> = Vec::new();
+        let mut works: Vec<Work> = Vec::new();
+        let mut needed = 0;
+        for (i, slot) in touched.iter().enumerate() {
+            let healed = self.failing.remove(slot);
+            if let Some(f) = &healed {
+                cx.errors.add(&f.code, &f.message, &f.row, -1);
+                self.failing_changed = true;
+            }
+            let changed = self.settle(*slot, &mut changes);
+            let first = works.len();
+            self.work(*slot, &changed, healed.is_some(), &mut works)?;
+            needed += works[first..].iter().map(|w| w.needs_to - w.needs_from).sum::<u64>();
+            if needed >= ROWS_PER_RUN || i + 1 == touched.len() {
+                self.run(&std::mem::take(&mut works), cx.errors, &mut changes)?;
+                needed = 0;
+            }
+            if changes.len() >= cx.chunk_rows && works.is_empty() {
+                self.emit(std::mem::take(&mut changes), out)?;
+            }
+        }
+        self.emit(changes, out)?;
+        self.remove_empty(&touched);
+        Ok(())
+    }
+
+    fn freeze(&mut self) -> Result<Vec<SlotDelta>> {
+        self.freeze_state()
+    }
+
+    fn restore(&mut self, slot: &str, batch: &RecordBatch) -> Result<()> {
+        self.restore_state(slot, batch)
+    }
+
+    fn restored(&mut self) -> Result<()> {
+        let all: Vec<u32> = (0..self.partitions.len() as u32).collect();
+        self.remove_empty(&all);
+        Ok(())
+    }
+
+    fn stats(&self) -> StateStats {
+        // An entry: the shared bytes with two counts, its fields, and a result.
+        let bytes = self.bytes + self.entries * 120 + self.partitions.len() * 128;
+        StateStats { rows: self.entries, bytes }
+    }
+}
+
+/// The type of a column of results that counts rows.
+fn is_count(t: &DataType) -> bool {
+    t.is_integer()
+}
+
+#[cfg(test)]
+mod tests;

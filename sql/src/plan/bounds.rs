@@ -1,0 +1,129 @@
+//! How far state can grow: what each stateful operator keeps is bounded by a table, by the number of distinct keys, or
+//! by nothing.
+//!
+//! The analysis knows relations and operators, no data: a stream never ends, a table is as large as its owner lets it
+//! grow. It errs on the side of "unbounded".
+
+use super::{AggFunc, ChangelogKind, IncOp, IncPlan, RelationId};
+
+/// How the number of rows of something grows, best first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Growth {
+    /// Bounded by this.
+    Bounded(String),
+    /// One row for each distinct value of this, however many those are.
+    Keyed(String),
+    /// With every row of this stream.
+    Unbounded(String),
+}
+
+/// What a stateful operator keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateBound {
+    /// How it grows.
+    pub growth: Growth,
+    /// What to do about it, if it is unbounded.
+    pub fix: Option<&'static str>,
+}
+
+impl StateBound {
+    /// One line for EXPLAIN.
+    pub fn text(&self) -> String {
+        match (&self.growth, self.fix) {
+            (Growth::Bounded(by), _) => format!("bounded by {by}"),
+            (Growth::Keyed(by), _) => format!("bounded by the number of distinct {by}"),
+            (Growth::Unbounded(stream), Some(fix)) => {
+                format!("UNBOUNDED: every row of stream {stream} stays; fix: {fix}")
+            }
+            (Growth::Unbounded(stream), None) => format!("UNBOUNDED: every row of stream {stream} stays"),
+        }
+    }
+    /// True if nothing bounds it.
+    pub fn unbounded(&self) -> bool {
+        matches!(self.growth, Growth::Unbounded(_))
+    }
+}
+
+/// Growth of every node's rows and of every operator's state.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// Rows of each node's output.
+    pub rows: Vec<Growth>,
+    /// State of each node; `None` where nothing is kept.
+    pub state: Vec<Option<StateBound>>,
+    /// The view's own rows.
+    pub view: StateBound,
+}
+
+const FIX_JOIN: &str = "aggregate the stream before the join, or keep its rows in a table with a primary key";
+const FIX_ALL: &str = "aggregate the stream first, or keep its rows in a table and DELETE old ones";
+const FIX_VALUES: &str = "aggregate the stream itself, where rows only arrive";
+const FIX_VIEW: &str = "aggregate, or CREATE VIEW, which keeps nothing";
+
+/// Analyses a plan. `relation` says how the rows of what it reads grow.
+pub fn bounds(plan: &IncPlan, relation: &dyn Fn(RelationId) -> Growth) -> Bounds {
+    let mut rows: Vec<Growth> = Vec::with_capacity(plan.nodes.len());
+    let mut state: Vec<Option<StateBound>> = Vec::with_capacity(plan.nodes.len());
+    let constant = || Growth::Bounded("constants".into());
+    for node in &plan.nodes {
+        let input = |i: usize| node.inputs.get(i).map_or_else(constant, |n| rows[n.0 as usize].clone());
+        let worst = || node.inputs.iter().map(|n| rows[n.0 as usize].clone()).max().unwrap_or_else(constant);
+        let names = |columns: &[usize]| -> String {
+            let schema = node.inputs.first().map(|n| &plan.node(*n).schema);
+            let name = |c: &usize| schema.and_then(|s| s.fields().get(*c)).map_or("?", |f| f.name().as_str());
+            format!("({})", columns.iter().map(name).collect::<Vec<_>>().join(", "))
+        };
+        let kept = |growth: Growth, fix: &'static str| {
+            let fix = matches!(growth, Growth::Unbounded(_)).then_some(fix);
+            Some(StateBound { growth, fix })
+        };
+        // Rows with equal keys are one: bounded inputs stay bounded, others grow with the keys.
+        let by_key = |key: String| match worst() {
+            Growth::Bounded(by) => Growth::Bounded(by),
+            Growth::Keyed(_) | Growth::Unbounded(_) => Growth::Keyed(key),
+        };
+        let (out, keeps) = match &node.op {
+            IncOp::Source { relation: id, .. } => (relation(*id), None),
+            IncOp::Values { .. } => (constant(), None),
+            IncOp::Map { .. } | IncOp::RowMap { .. } | IncOp::Exchange { .. } => (input(0), None),
+            IncOp::Union => (worst(), None),
+            IncOp::Distinct => {
+                let all: Vec<usize> = (0..node.schema.fields().len()).collect();
+                let growth = by_key(names(&all));
+                (growth.clone(), kept(growth, FIX_ALL))
+            }
+            IncOp::Join { .. } => (worst(), kept(worst(), FIX_JOIN)),
+            IncOp::Aggregate { keys, aggs } => {
+                let out = if keys.is_empty() { Growth::Bounded("one row".into()) } else { by_key(names(keys)) };
+                let append = node.inputs.first().is_some_and(|n| plan.node(*n).kind == ChangelogKind::Append);
+                let distinct: Vec<usize> = aggs.iter().filter(|a| a.distinct).filter_map(|a| a.arg).collect();
+                let values = !append && aggs.iter().any(|a| matches!(a.func, AggFunc::Min | AggFunc::Max));
+                let growth = if values {
+                    // The next largest value must be at hand when the largest is retracted.
+                    worst().max(out.clone())
+                } else if distinct.is_empty() {
+                    out.clone()
+                } else {
+                    let all: Vec<usize> = keys.iter().chain(&distinct).copied().collect();
+                    by_key(names(&all))
+                };
+                (out, kept(growth, FIX_VALUES))
+            }
+            IncOp::TopN { partition, limit, .. } => {
+                let out = match (partition.is_empty(), *limit == u64::MAX) {
+                    (_, true) => worst(),
+                    (true, false) => Growth::Bounded(format!("{limit} rows")),
+                    (false, false) => by_key(names(partition)),
+                };
+                (out, kept(worst(), FIX_ALL))
+            }
+            // Everything else keeps its inputs.
+            _ => (worst(), kept(worst(), FIX_ALL)),
+        };
+        rows.push(out);
+        state.push(keeps);
+    }
+    let growth = rows.get(plan.output.0 as usize).cloned().unwrap_or_else(constant);
+    let fix = matches!(growth, Growth::Unbounded(_)).then_some(FIX_VIEW);
+    Bounds { rows, state, view: StateBound { growth, fix } }
+}
