@@ -46,6 +46,23 @@ pub const CATALOG: &str = "millstream";
 /// The schema every session starts in.
 pub const SCHEMA: &str = "public";
 
+/// Second names of default functions that ours keep when they take their place.
+const OTHER_NAMES: &[&str] = &[
+    "datepart",
+    "datetrunc",
+    "mean",
+    "var",
+    "var_sample",
+    "var_population",
+    "stddev_samp",
+    "quantile_cont",
+    "make_list",
+    "list_length",
+    "array_length",
+    "power",
+    "log10",
+];
+
 /// A fresh session state with our functions, analyzer and optimizer rules and options. Tables are added by the caller
 /// (catalog `millstream`, default schema `public`).
 ///
@@ -103,9 +120,28 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     builder.scalar_functions().get_or_insert_default().iter_mut().for_each(replace);
     let replace = |f: &mut Arc<AggregateUDF>| *f = signed::aggregate(f).unwrap_or_else(|| Arc::clone(f));
     builder.aggregate_functions().get_or_insert_default().iter_mut().for_each(replace);
-    // Later registrations win: ours replace the default ones of the same name.
-    builder.aggregate_functions().get_or_insert_default().extend(functions::aggregates());
-    builder.scalar_functions().get_or_insert_default().extend(functions::scalars());
+    // Ours take the place of the default ones of the same name, under all their names: a default one that stayed under
+    // another name would come back when a state is made from this one, where the order of functions is chance.
+    let aggregates = builder.aggregate_functions().get_or_insert_default();
+    for ours in functions::aggregates() {
+        let theirs: Vec<_> = aggregates.extract_if(.., |f| f.name() == ours.name()).collect();
+        let mut kept =
+            OTHER_NAMES.iter().copied().filter(|n| theirs.iter().any(|f| f.aliases().iter().any(|a| a == n)));
+        aggregates.push(match kept.next() {
+            None => ours,
+            Some(first) => Arc::new(ours.as_ref().clone().with_aliases(std::iter::once(first).chain(kept))),
+        });
+    }
+    let scalars = builder.scalar_functions().get_or_insert_default();
+    for ours in functions::scalars() {
+        let theirs: Vec<_> = scalars.extract_if(.., |f| f.name() == ours.name()).collect();
+        let mut kept =
+            OTHER_NAMES.iter().copied().filter(|n| theirs.iter().any(|f| f.aliases().iter().any(|a| a == n)));
+        scalars.push(match kept.next() {
+            None => ours,
+            Some(first) => Arc::new(ours.as_ref().clone().with_aliases(std::iter::once(first).chain(kept))),
+        });
+    }
     let mut state = builder.build();
     register_rewrites(&mut state);
     state
