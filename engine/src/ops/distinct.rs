@@ -33,6 +33,34 @@ impl DistinctOp {
     }
 }
 
+/// Sends rows of the state with their changes of weight, at most `chunk_rows` at a time.
+pub(super) fn emit_rows(
+    state: &KeyedState,
+    schema: &SchemaRef,
+    changed: &[(u32, i64)],
+    chunk_rows: usize,
+    out: &mut dyn Emit,
+) -> Result<()> {
+    for piece in changed.chunks(chunk_rows.max(1)) {
+        let slots: Vec<u32> = piece.iter().map(|(s, _)| *s).collect();
+        let mut columns = state.key_columns(&slots)?;
+        for (c, f) in columns.iter_mut().zip(schema.fields()) {
+            if c.data_type() != f.data_type() {
+                *c = arrow::compute::cast(c, f.data_type()).e()?;
+            }
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(piece.len()));
+        let rows = RecordBatch::try_new_with_options(schema.clone(), columns, &options).e()?;
+        let weights = if piece.iter().all(|(_, w)| *w == 1) {
+            Weights::AllOne
+        } else {
+            Weights::Dense(piece.iter().map(|(_, w)| *w).collect::<Vec<_>>().into())
+        };
+        out.emit(ZBatch::new(rows, weights))?;
+    }
+    Ok(())
+}
+
 impl DeltaOp for DistinctOp {
     fn push(&mut self, _port: usize, batch: ZBatch, _cx: &mut TickCx<'_>, _out: &mut dyn Emit) -> Result<()> {
         let columns: Vec<ArrayRef> = batch.rows.columns().iter().map(canonical).collect::<Result<_>>()?;
@@ -55,23 +83,7 @@ impl DeltaOp for DistinctOp {
             .map(|(s, was)| (*s, i64::from(self.state.words(*s)[0] > 0) - i64::from(was)))
             .filter(|(_, w)| *w != 0)
             .collect();
-        for piece in changed.chunks(cx.chunk_rows.max(1)) {
-            let slots: Vec<u32> = piece.iter().map(|(s, _)| *s).collect();
-            let mut columns = self.state.key_columns(&slots)?;
-            for (c, f) in columns.iter_mut().zip(self.schema.fields()) {
-                if c.data_type() != f.data_type() {
-                    *c = arrow::compute::cast(c, f.data_type()).e()?;
-                }
-            }
-            let options = RecordBatchOptions::new().with_row_count(Some(piece.len()));
-            let rows = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).e()?;
-            let weights = if piece.iter().all(|(_, w)| *w == 1) {
-                Weights::AllOne
-            } else {
-                Weights::Dense(piece.iter().map(|(_, w)| *w).collect::<Vec<_>>().into())
-            };
-            out.emit(ZBatch::new(rows, weights))?;
-        }
+        emit_rows(&self.state, &self.schema, &changed, cx.chunk_rows, out)?;
         // The one row without columns keeps its slot: a removal could not be stored.
         let keep = self.schema.fields().is_empty();
         let dead: Vec<u32> = touched.into_iter().filter(|s| !keep && self.state.words(*s)[0] == 0).collect();

@@ -2,16 +2,17 @@
 //!
 //! Rows are compared and go out as in DISTINCT, see there. A number that is negative in passing counts as 0.
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use millstream_sql::plan::SetOpKind;
 
 use super::aggregate::{restore_words, to_batches};
+use super::distinct::emit_rows;
 use super::{DeltaOp, Emit, Shard, SlotDelta, StateStats, TickCx};
-use crate::error::{Error, Result, ResultExt as _};
+use crate::error::{Error, Result};
 use crate::state::keyed::KeyedState;
 use crate::state::keyed::code::{canonical, plain_type};
-use crate::zset::{Weights, ZBatch};
+use crate::zset::ZBatch;
 
 const SLOT: &str = "rows";
 
@@ -58,23 +59,7 @@ impl DeltaOp for SetOp {
         let was_out = std::mem::take(&mut self.was_out);
         let changed: Vec<(u32, i64)> =
             touched.iter().zip(was_out).map(|(s, was)| (*s, self.times(*s) - was)).filter(|(_, w)| *w != 0).collect();
-        for piece in changed.chunks(cx.chunk_rows.max(1)) {
-            let slots: Vec<u32> = piece.iter().map(|(s, _)| *s).collect();
-            let mut columns = self.state.key_columns(&slots)?;
-            for (c, f) in columns.iter_mut().zip(self.schema.fields()) {
-                if c.data_type() != f.data_type() {
-                    *c = arrow::compute::cast(c, f.data_type()).e()?;
-                }
-            }
-            let options = RecordBatchOptions::new().with_row_count(Some(piece.len()));
-            let rows = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).e()?;
-            let weights = if piece.iter().all(|(_, w)| *w == 1) {
-                Weights::AllOne
-            } else {
-                Weights::Dense(piece.iter().map(|(_, w)| *w).collect::<Vec<_>>().into())
-            };
-            out.emit(ZBatch::new(rows, weights))?;
-        }
+        emit_rows(&self.state, &self.schema, &changed, cx.chunk_rows, out)?;
         let dead: Vec<u32> = touched.into_iter().filter(|s| self.state.words(*s) == [0, 0]).collect();
         self.state.remove(&dead)
     }
@@ -108,6 +93,7 @@ mod tests {
 
     use super::*;
     use crate::ops::aggregate::harness::{Random, Rig, float};
+    use crate::zset::Weights;
 
     fn schema() -> SchemaRef {
         Arc::new(Schema::new(vec![Field::new("x", DataType::Float64, true)]))
