@@ -168,6 +168,12 @@ impl Printer<'_> {
                 }
                 text
             }
+            IncOp::Emit { column, every } => {
+                let final_by = column.map(|c| format!("final by {}", name(&node.schema, c)));
+                let every = every.map(|us| format!("every {} ms", us / 1_000));
+                let parts: Vec<String> = every.into_iter().chain(final_by).collect();
+                format!("Emit {}", parts.join(", "))
+            }
             IncOp::Exchange { distribution: Distribution::Single } => "Exchange single".to_owned(),
             IncOp::Exchange { distribution: Distribution::Hash(columns) } => {
                 format!("Exchange hash ({})", names(input(0), columns))
@@ -227,6 +233,7 @@ impl Printer<'_> {
                 format!("all input rows in order, with the last result of each, per ({})", names(input(0), partition))
             }
             IncOp::Recompute { .. } => "all input rows and the last output".to_owned(),
+            IncOp::Emit { .. } => "changes that are not out yet".to_owned(),
             _ => return None,
         })
     }
