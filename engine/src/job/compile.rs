@@ -52,6 +52,16 @@ pub(super) fn operator(
                 shard,
             )?)
         }
+        IncOp::AsOf { on, time, compare, outer } => Box::new(crate::ops::asof::AsOfOp::new(
+            input(0).schema.clone(),
+            input(1).schema.clone(),
+            on.clone(),
+            *time,
+            *compare,
+            *outer,
+            output,
+            shard,
+        )?),
         IncOp::Aggregate { keys, aggs } => Box::new(crate::ops::aggregate::AggregateOp::new(
             input(0).schema.clone(),
             keys.clone(),

@@ -129,6 +129,12 @@ impl Printer<'_> {
                 }
                 text
             }
+            IncOp::AsOf { on, time, compare, outer } => {
+                let (l, r) = (input(0), input(1));
+                let mut terms: Vec<_> = on.iter().map(|(a, b)| format!("{} = {}", name(l, *a), name(r, *b))).collect();
+                terms.push(format!("{} {} {}", name(l, time.0), compare.sql(), name(r, time.1)));
+                format!("AsOfJoin {} on ({})", if *outer { "Left" } else { "Inner" }, terms.join(", "))
+            }
             IncOp::Aggregate { keys, aggs } => {
                 let shown: Vec<_> = aggs.iter().map(|a| agg_text(a, input(0))).collect();
                 format!("Aggregate by ({}) compute ({})", names(input(0), keys), shown.join(", "))
@@ -197,6 +203,15 @@ impl Printer<'_> {
                     names(input(0), &left),
                     names(input(1), &right)
                 )
+            }
+            IncOp::AsOf { on, time, .. } => {
+                let side = |i: usize, time: usize, keys: Vec<usize>| match keys.is_empty() {
+                    true => name(input(i), time).into_owned(),
+                    false => format!("{}, per ({})", name(input(i), time), names(input(i), &keys)),
+                };
+                let left = side(0, time.0, on.iter().map(|k| k.0).collect());
+                let right = side(1, time.1, on.iter().map(|k| k.1).collect());
+                format!("the rows of both sides, in order of {left} and {right}")
             }
             IncOp::Aggregate { keys, aggs } => {
                 let values = aggs.iter().any(|a| a.distinct || matches!(a.func, AggFunc::Min | AggFunc::Max));

@@ -15,6 +15,7 @@ pub mod serialize;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::logical_expr::Operator;
 
 pub use expr::PlanExpr;
 
@@ -125,6 +126,49 @@ impl SetOpKind {
             Self::ExceptAll => (left - right).max(0),
             Self::IntersectAll => left.min(right),
         }
+    }
+}
+
+/// How an ASOF join compares the times of a left and a right row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AsOfCompare {
+    /// `left >= right`: the latest right row that is not later.
+    GtEq,
+    /// `left > right`: the latest right row that is earlier.
+    Gt,
+    /// `left <= right`: the earliest right row that is not earlier.
+    LtEq,
+    /// `left < right`: the earliest right row that is later.
+    Lt,
+}
+
+impl AsOfCompare {
+    /// The comparison that an operator is.
+    pub fn of(op: Operator) -> Option<Self> {
+        match op {
+            Operator::GtEq => Some(Self::GtEq),
+            Operator::Gt => Some(Self::Gt),
+            Operator::LtEq => Some(Self::LtEq),
+            Operator::Lt => Some(Self::Lt),
+            _ => None,
+        }
+    }
+    /// As SQL writes it.
+    pub fn sql(self) -> &'static str {
+        match self {
+            Self::GtEq => ">=",
+            Self::Gt => ">",
+            Self::LtEq => "<=",
+            Self::Lt => "<",
+        }
+    }
+    /// The partner is the latest of the right rows that compare so, otherwise the earliest.
+    pub fn latest(self) -> bool {
+        matches!(self, Self::GtEq | Self::Gt)
+    }
+    /// A right row of the same time is a partner.
+    pub fn inclusive(self) -> bool {
+        matches!(self, Self::GtEq | Self::LtEq)
     }
 }
 
@@ -277,6 +321,19 @@ pub enum IncOp {
         residual: Option<PlanExpr>,
         /// NULL = NULL is true (IS NOT DISTINCT FROM keys).
         null_equals_null: bool,
+    },
+    /// Each left row with the right row of its key whose time is nearest; of right rows of one time the first in the
+    /// order of their columns, ascending, NULLs first. NULL in a key or a time matches nothing. Output: left columns,
+    /// then right columns.
+    AsOf {
+        /// (left column, right column) of each equality.
+        on: Vec<(usize, usize)>,
+        /// (left column, right column) of the times.
+        time: (usize, usize),
+        /// How they are compared.
+        compare: AsOfCompare,
+        /// Left rows without a partner stay.
+        outer: bool,
     },
     /// GROUP BY. Output: key columns, then one column an aggregate. No keys: one row, always.
     Aggregate {

@@ -22,7 +22,7 @@ use datafusion_proto::logical_plan::LogicalExtensionCodec;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AggCall, AggFunc, ChangelogKind, Distribution, IncNode, IncOp, IncPlan, JoinKind, NodeId, PLAN_VERSION, PlanExpr,
+    AggCall, AggFunc, AsOfCompare, ChangelogKind, Distribution, IncNode, IncOp, IncPlan, JoinKind, NodeId, PLAN_VERSION, PlanExpr,
     RecomputeKeys, RelationId, SetOpKind, SortColumn, StoredPlan,
 };
 use crate::error::{Result, SqlError, SqlState};
@@ -103,6 +103,7 @@ enum OpFile {
     Distinct,
     SetOp { kind: String },
     Join { kind: String, on: Vec<(usize, usize)>, residual: Option<String>, null_equals_null: bool },
+    AsOf { on: Vec<(usize, usize)>, time: (usize, usize), compare: String, outer: bool },
     Aggregate { keys: Vec<usize>, aggs: Vec<AggFile> },
     TopN { partition: Vec<usize>, order: Vec<SortFile>, offset: u64, limit: u64, rank: bool },
     TopRank { partition: Vec<usize>, order: Vec<SortFile>, limit: u64, dense: bool },
@@ -156,6 +157,13 @@ const JOIN_KINDS: [(JoinKind, &str); 6] = [
 
 const SET_OPS: [(SetOpKind, &str); 2] =
     [(SetOpKind::ExceptAll, "except_all"), (SetOpKind::IntersectAll, "intersect_all")];
+
+const AS_OF: [(AsOfCompare, &str); 4] = [
+    (AsOfCompare::GtEq, "gt_eq"),
+    (AsOfCompare::Gt, "gt"),
+    (AsOfCompare::LtEq, "lt_eq"),
+    (AsOfCompare::Lt, "lt"),
+];
 
 const AGG_FUNCS: [(AggFunc, &str); 11] = [
     (AggFunc::CountStar, "count_star"),
@@ -219,6 +227,9 @@ impl NodeFile {
                 residual: residual.as_ref().map(expr_out).transpose()?,
                 null_equals_null: *null_equals_null,
             },
+            IncOp::AsOf { on, time, compare, outer } => {
+                OpFile::AsOf { on: on.clone(), time: *time, compare: name_of(&AS_OF, compare)?, outer: *outer }
+            }
             IncOp::Aggregate { keys, aggs } => {
                 let one = |a: &AggCall| -> Result<AggFile> {
                     let field = Field::new("output", a.output.clone(), true);
@@ -294,6 +305,9 @@ impl NodeFile {
                 residual: residual.map(|e| expr_in(&e, context)).transpose()?,
                 null_equals_null,
             },
+            OpFile::AsOf { on, time, compare, outer } => {
+                IncOp::AsOf { on, time, compare: named(&AS_OF, &compare)?, outer }
+            }
             OpFile::Aggregate { keys, aggs } => {
                 let one = |a: AggFile| -> Result<AggCall> {
                     let (schema, _) = ipc_in(&a.output)?;

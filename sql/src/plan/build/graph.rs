@@ -63,7 +63,7 @@ impl Builder<'_> {
             IncOp::Join { kind, .. } => *kind == JoinKind::Inner,
             IncOp::SetOp { kind } => *kind == SetOpKind::IntersectAll,
             IncOp::Aggregate { .. } | IncOp::TopN { .. } | IncOp::TopRank { .. } => false,
-            IncOp::Over { .. } | IncOp::Recompute { .. } => false,
+            IncOp::AsOf { .. } | IncOp::Over { .. } | IncOp::Recompute { .. } => false,
         };
         if keeps && inputs.iter().all(|i| self.node(*i).kind == ChangelogKind::Append) {
             ChangelogKind::Append
@@ -78,7 +78,7 @@ impl Builder<'_> {
             IncOp::Exchange { distribution } => vec![distribution.clone()],
             // Emitted on shard 0 only.
             IncOp::Values { .. } => vec![Distribution::Single],
-            IncOp::Map { exprs: None, .. } | IncOp::Distinct | IncOp::SetOp { .. } => of(0).to_vec(),
+            IncOp::Map { exprs: None, .. } | IncOp::Distinct | IncOp::SetOp { .. } | IncOp::AsOf { .. } => of(0).to_vec(),
             IncOp::TopN { .. } | IncOp::TopRank { .. } | IncOp::Over { .. } => of(0).to_vec(),
             IncOp::Map { exprs: Some(exprs), .. } => {
                 moved(of(0), |column| exprs.iter().position(|e| e.as_column() == Some(column)))
