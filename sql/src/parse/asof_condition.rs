@@ -144,16 +144,22 @@ impl Marking<'_> {
 
 /// The terms of a conjunction.
 fn conjuncts<'e>(e: &'e mut Expr, out: &mut Vec<&'e mut Expr>) {
+    if !is_conjunction(e) {
+        out.push(e);
+        return;
+    }
     match e {
-        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+        Expr::BinaryOp { left, right, .. } => {
             conjuncts(left, out);
             conjuncts(right, out);
         }
-        Expr::Nested(inner) if matches!(inner.as_ref(), Expr::BinaryOp { op: BinaryOperator::And, .. }) => {
-            conjuncts(inner, out);
-        }
-        e => out.push(e),
+        Expr::Nested(inner) => conjuncts(inner, out),
+        _ => {}
     }
+}
+
+fn is_conjunction(e: &Expr) -> bool {
+    matches!(bare(e), Expr::BinaryOp { op: BinaryOperator::And, .. })
 }
 
 fn bare(e: &Expr) -> &Expr {

@@ -9,6 +9,7 @@ mod determinism;
 mod graph;
 mod join;
 mod order;
+mod ranges;
 mod recompute;
 mod values;
 mod window;

@@ -13,7 +13,9 @@ use crate::functions::{Collect, Stat};
 use crate::session::visible;
 
 use super::bounds::{Bounds, Growth, bounds};
-use super::{AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, SortColumn, StoredPlan, Tier};
+use super::{
+    AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, RangeEnd, SideRange, SortColumn, StoredPlan, Tier,
+};
 
 /// An indented tree, one operator a line: name, arguments, `[native]`, `[keyed recompute: reason]` or
 /// `[full recompute: reason]`. `relation_name` gives names of relations. Shared nodes are printed once and referred to.
@@ -118,7 +120,7 @@ impl Printer<'_> {
             IncOp::Union => format!("Union inputs={}", node.inputs.len()),
             IncOp::Distinct => format!("Distinct ({})", all_names(&node.schema)),
             IncOp::SetOp { kind } => format!("SetOp {} ({})", kind.sql().to_lowercase(), all_names(&node.schema)),
-            IncOp::Join { kind, on, residual, null_equals_null } => {
+            IncOp::Join { kind, on, residual, null_equals_null, ranges } => {
                 let (l, r) = (input(0), input(1));
                 let sign = if *null_equals_null { "is not distinct from" } else { "=" };
                 let keys: Vec<_> = on.iter().map(|(a, b)| format!("{} {sign} {}", name(l, *a), name(r, *b))).collect();
@@ -126,6 +128,9 @@ impl Printer<'_> {
                 if let Some(residual) = residual {
                     let both: Vec<_> = l.fields().iter().chain(r.fields()).cloned().collect();
                     text.push_str(&format!(" where {}", text_of(residual, &Schema::new(both))));
+                }
+                if let Some([of_left, of_right]) = ranges {
+                    text.push_str(&format!(" ranges ({}, {})", range_text(of_left, l, r), range_text(of_right, r, l)));
                 }
                 text
             }
@@ -331,6 +336,19 @@ fn literal(value: &ScalarValue) -> String {
         t if t.is_numeric() || t == DataType::Boolean => text,
         _ => format!("'{}'", text.replace('\'', "''")),
     }
+}
+
+/// `x [y - 5, ..]`: a column of one side, and the ends by columns of the other.
+fn range_text(range: &SideRange, own: &Schema, other: &Schema) -> String {
+    let end = |end: &Option<RangeEnd>| match end {
+        None => "..".to_owned(),
+        Some(RangeEnd { column, offset: 0 }) => name(other, *column).into_owned(),
+        Some(RangeEnd { column, offset }) if *offset < 0 => {
+            format!("{} - {}", name(other, *column), offset.unsigned_abs())
+        }
+        Some(RangeEnd { column, offset }) => format!("{} + {offset}", name(other, *column)),
+    };
+    format!("{} [{}, {}]", name(own, range.column), end(&range.from), end(&range.to))
 }
 
 fn agg_text(a: &AggCall, schema: &Schema) -> String {

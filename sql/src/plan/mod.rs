@@ -95,6 +95,26 @@ pub enum JoinKind {
     LeftAnti,
 }
 
+/// Where the partners of a row of a join's other side are: in a range of one column of this side. The ends belong to it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SideRange {
+    /// The column.
+    pub column: usize,
+    /// No partner is before this.
+    pub from: Option<RangeEnd>,
+    /// No partner is after this.
+    pub to: Option<RangeEnd>,
+}
+
+/// An end of a range: a value of the other side's row, and what is added to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RangeEnd {
+    /// Column of the other side.
+    pub column: usize,
+    /// In units of the column: microseconds, for one.
+    pub offset: i64,
+}
+
 /// Set operations that count duplicates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SetOpKind {
@@ -321,6 +341,9 @@ pub enum IncOp {
         residual: Option<PlanExpr>,
         /// NULL = NULL is true (IS NOT DISTINCT FROM keys).
         null_equals_null: bool,
+        /// Ranges of the left and of the right side that follow from the residual; also the bounds within which a row of
+        /// one side can meet one of the other.
+        ranges: Option<[SideRange; 2]>,
     },
     /// Each left row with the right row of its key whose time is nearest; of right rows of one time the first in the
     /// order of their columns, ascending, NULLs first. NULL in a key or a time matches nothing. Output: left columns,

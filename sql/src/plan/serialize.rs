@@ -22,8 +22,8 @@ use datafusion_proto::logical_plan::LogicalExtensionCodec;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AggCall, AggFunc, AsOfCompare, ChangelogKind, Distribution, IncNode, IncOp, IncPlan, JoinKind, NodeId, PLAN_VERSION, PlanExpr,
-    RecomputeKeys, RelationId, SetOpKind, SortColumn, StoredPlan,
+    AggCall, AggFunc, AsOfCompare, ChangelogKind, Distribution, IncNode, IncOp, IncPlan, JoinKind, NodeId, PLAN_VERSION, PlanExpr, RangeEnd,
+    RecomputeKeys, RelationId, SetOpKind, SideRange, SortColumn, StoredPlan,
 };
 use crate::error::{Result, SqlError, SqlState};
 use crate::functions::{Collect, Stat};
@@ -102,7 +102,15 @@ enum OpFile {
     Union,
     Distinct,
     SetOp { kind: String },
-    Join { kind: String, on: Vec<(usize, usize)>, residual: Option<String>, null_equals_null: bool },
+    Join {
+        kind: String,
+        on: Vec<(usize, usize)>,
+        residual: Option<String>,
+        null_equals_null: bool,
+        /// Plans from before there were ranges have none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ranges: Option<[RangeFile; 2]>,
+    },
     AsOf { on: Vec<(usize, usize)>, time: (usize, usize), compare: String, outer: bool },
     Aggregate { keys: Vec<usize>, aggs: Vec<AggFile> },
     TopN { partition: Vec<usize>, order: Vec<SortFile>, offset: u64, limit: u64, rank: bool },
@@ -110,6 +118,14 @@ enum OpFile {
     Over { partition: Vec<usize>, order: Vec<SortFile>, plan: String },
     Exchange { hash: Option<Vec<usize>> },
     Recompute { plan: String, keys: Option<KeysFile>, reason: String },
+}
+
+#[derive(Serialize, Deserialize)]
+struct RangeFile {
+    column: usize,
+    /// (column, offset)
+    from: Option<(usize, i64)>,
+    to: Option<(usize, i64)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -132,6 +148,20 @@ struct AggFile {
 struct KeysFile {
     inputs: Vec<Vec<usize>>,
     output: Vec<usize>,
+}
+
+impl From<&SideRange> for RangeFile {
+    fn from(r: &SideRange) -> Self {
+        let end = |e: &Option<RangeEnd>| e.map(|e| (e.column, e.offset));
+        Self { column: r.column, from: end(&r.from), to: end(&r.to) }
+    }
+}
+
+impl From<RangeFile> for SideRange {
+    fn from(r: RangeFile) -> Self {
+        let end = |e: Option<(usize, i64)>| e.map(|(column, offset)| RangeEnd { column, offset });
+        Self { column: r.column, from: end(r.from), to: end(r.to) }
+    }
 }
 
 impl From<&SortColumn> for SortFile {
@@ -221,11 +251,12 @@ impl NodeFile {
             IncOp::Union => OpFile::Union,
             IncOp::Distinct => OpFile::Distinct,
             IncOp::SetOp { kind } => OpFile::SetOp { kind: name_of(&SET_OPS, kind)? },
-            IncOp::Join { kind, on, residual, null_equals_null } => OpFile::Join {
+            IncOp::Join { kind, on, residual, null_equals_null, ranges } => OpFile::Join {
                 kind: name_of(&JOIN_KINDS, kind)?,
                 on: on.clone(),
                 residual: residual.as_ref().map(expr_out).transpose()?,
                 null_equals_null: *null_equals_null,
+                ranges: ranges.as_ref().map(|r| r.each_ref().map(RangeFile::from)),
             },
             IncOp::AsOf { on, time, compare, outer } => {
                 OpFile::AsOf { on: on.clone(), time: *time, compare: name_of(&AS_OF, compare)?, outer: *outer }
@@ -299,11 +330,12 @@ impl NodeFile {
             OpFile::Union => IncOp::Union,
             OpFile::Distinct => IncOp::Distinct,
             OpFile::SetOp { kind } => IncOp::SetOp { kind: named(&SET_OPS, &kind)? },
-            OpFile::Join { kind, on, residual, null_equals_null } => IncOp::Join {
+            OpFile::Join { kind, on, residual, null_equals_null, ranges } => IncOp::Join {
                 kind: named(&JOIN_KINDS, &kind)?,
                 on,
                 residual: residual.map(|e| expr_in(&e, context)).transpose()?,
                 null_equals_null,
+                ranges: ranges.map(|r| r.map(SideRange::from)),
             },
             OpFile::AsOf { on, time, compare, outer } => {
                 IncOp::AsOf { on, time, compare: named(&AS_OF, &compare)?, outer }

@@ -79,7 +79,7 @@ fn operator(c: &Case, shard: Shard) -> JoinOp {
         }
     };
     let on = (0..c.keys).map(|k| (k, k)).collect();
-    JoinOp::new(c.kind, l, r, on, residual, c.null_equals_null, output(c.kind), shard).unwrap()
+    JoinOp::new(c.kind, l, r, on, residual, c.null_equals_null, None, output(c.kind), shard).unwrap()
 }
 
 fn row_text(r: &Row) -> String {
@@ -453,6 +453,6 @@ fn a_tick_that_changes_nothing_emits_nothing() {
 #[test]
 fn keys_that_cannot_be_compared_are_refused() {
     let (l, r) = (schema(0), schema(1));
-    let made = JoinOp::new(JoinKind::Inner, l, r, vec![(0, 2)], None, false, output(JoinKind::Inner), Shard::ONE);
+    let made = JoinOp::new(JoinKind::Inner, l, r, vec![(0, 2)], None, false, None, output(JoinKind::Inner), Shard::ONE);
     assert!(made.is_err());
 }

@@ -6,7 +6,7 @@ use datafusion::logical_expr::logical_plan::Join;
 use datafusion::logical_expr::type_coercion::binary::comparison_coercion;
 use datafusion::logical_expr::{LogicalPlan, lit};
 
-use super::{Builder, IncOp, NodeId, PlanExpr, Planned, SqlError, arrow_schema, cast, positional, recompute};
+use super::{Builder, IncOp, NodeId, PlanExpr, Planned, SqlError, arrow_schema, cast, positional, ranges, recompute};
 use crate::asof::AsOf;
 use crate::plan::JoinKind;
 
@@ -59,6 +59,9 @@ impl Builder<'_> {
         let left_all = self.width(left_id);
         // The residual's right columns come after all the left ones, key columns included.
         let residual = residual.map(|e| shift_right(e, left_width, left_all)).transpose()?;
+        let ranges = residual
+            .as_ref()
+            .and_then(|r| ranges::of(r, &self.schema(left_id), &self.schema(right_id), !join.on.is_empty()));
         let only_left = matches!(kind, JoinKind::LeftSemi | JoinKind::LeftAnti);
         let schema = match only_left {
             true => self.schema(left_id),
@@ -69,6 +72,7 @@ impl Builder<'_> {
             on: left_at.into_iter().zip(right_at).collect(),
             residual,
             null_equals_null: join.null_equality == NullEquality::NullEqualsNull,
+            ranges,
         };
         let joined = self.add(op, vec![left_id, right_id], schema);
         let mut columns: Vec<usize> = (0..left_width).collect();
