@@ -26,9 +26,8 @@ use datafusion::logical_expr::logical_plan::{Extension, Join};
 use datafusion::logical_expr::type_coercion::binary::comparison_coercion;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ExprSchemable as _, JoinType, LogicalPlan, Operator, ScalarFunctionArgs,
-    ScalarUDF, ScalarUDFImpl, Signature, UserDefinedLogicalNode, UserDefinedLogicalNodeCore, Volatility,
-    build_join_schema, cast,
+    ColumnarValue, Expr, ExprSchemable as _, JoinType, LogicalPlan, Operator, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, UserDefinedLogicalNode, UserDefinedLogicalNodeCore, Volatility, build_join_schema, cast,
 };
 use datafusion::optimizer::AnalyzerRule;
 
@@ -68,8 +67,9 @@ fn refused(what: impl Into<String>) -> DataFusionError {
 }
 
 fn refused_condition(what: impl Into<String>) -> DataFusionError {
-    let error = SqlError::unsupported(what)
-        .hint("Write a.k = b.k AND a.ts >= b.ts; conditions on one side go into a subquery: (SELECT .. WHERE ..) AS b.");
+    let error = SqlError::unsupported(what).hint(
+        "Write a.k = b.k AND a.ts >= b.ts; conditions on one side go into a subquery: (SELECT .. WHERE ..) AS b.",
+    );
     DataFusionError::External(Box::new(error))
 }
 

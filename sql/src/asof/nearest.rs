@@ -48,7 +48,9 @@ impl Nearest {
         let ties: Vec<SortField> = right
             .columns()
             .iter()
-            .map(|c| SortField::new_with_options(c.data_type().clone(), SortOptions { descending: true, nulls_first: false }))
+            .map(|c| {
+                SortField::new_with_options(c.data_type().clone(), SortOptions { descending: true, nulls_first: false })
+            })
             .collect();
         let ties = converter(ties)?.convert_columns(right.columns()).map_err(failed)?;
         let valid = valid(&columns);

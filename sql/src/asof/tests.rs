@@ -103,14 +103,12 @@ fn names_that_are_words_of_the_join_stay_names() {
 #[test]
 fn what_is_selected_does_not_change_the_choice() {
     let context = tables(1);
-    let both = run(&context, "SELECT b.ts, b.v FROM a ASOF JOIN b ON a.k = b.k AND a.ts >= b.ts WHERE a.ts = 10").unwrap();
+    let both =
+        run(&context, "SELECT b.ts, b.v FROM a ASOF JOIN b ON a.k = b.k AND a.ts >= b.ts WHERE a.ts = 10").unwrap();
     let one = run(&context, "SELECT b.v FROM a ASOF JOIN b ON a.k = b.k AND a.ts >= b.ts WHERE a.ts = 10").unwrap();
     assert_eq!(both, ["-0.0 zero", "10.0 early"]);
     assert_eq!(one, ["early", "zero"]);
-    assert_eq!(
-        run(&context, "SELECT count(*) FROM a ASOF JOIN b ON a.k = b.k AND a.ts >= b.ts").unwrap(),
-        ["3"]
-    );
+    assert_eq!(run(&context, "SELECT count(*) FROM a ASOF JOIN b ON a.k = b.k AND a.ts >= b.ts").unwrap(), ["3"]);
 }
 
 #[test]

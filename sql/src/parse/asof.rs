@@ -130,7 +130,8 @@ impl<'a> Found<'a> {
 
 /// What may stand before a join: the end of a relation or of a condition.
 fn ends_relation(t: &TokenWithSpan) -> bool {
-    const BEFORE_NAMES: &[&str] = &["from", "join", "as", "lateral", "only", "select", "where", "and", "or", "not", "on"];
+    const BEFORE_NAMES: &[&str] =
+        &["from", "join", "as", "lateral", "only", "select", "where", "and", "or", "not", "on"];
     match &t.token {
         Token::Word(w) if w.quote_style.is_none() => !BEFORE_NAMES.iter().any(|k| w.value.eq_ignore_ascii_case(k)),
         Token::Word(_) | Token::RParen | Token::RBracket | Token::Number(..) | Token::SingleQuotedString(_) => true,

@@ -102,10 +102,9 @@ impl Marking<'_> {
         conjuncts(on, &mut terms);
         let marked = terms.iter().filter(|e| argument(e).is_some()).count();
         let unequal = |e: &Expr| match bare(e) {
-            Expr::BinaryOp { op, .. } => matches!(
-                op,
-                BinaryOperator::GtEq | BinaryOperator::Gt | BinaryOperator::LtEq | BinaryOperator::Lt
-            ),
+            Expr::BinaryOp { op, .. } => {
+                matches!(op, BinaryOperator::GtEq | BinaryOperator::Gt | BinaryOperator::LtEq | BinaryOperator::Lt)
+            }
             _ => false,
         };
         let wrong = |e: &Expr, why: &str| {
@@ -189,7 +188,11 @@ fn call(e: Expr) -> Expr {
         name: ObjectName::from(vec![Ident::new(MARKER)]),
         uses_odbc_syntax: false,
         parameters: FunctionArguments::None,
-        args: FunctionArguments::List(ast::FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() }),
+        args: FunctionArguments::List(ast::FunctionArgumentList {
+            duplicate_treatment: None,
+            args,
+            clauses: Vec::new(),
+        }),
         filter: None,
         null_treatment: None,
         over: None,

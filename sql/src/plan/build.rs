@@ -174,7 +174,9 @@ impl Builder<'_> {
             LogicalPlan::Extension(e) => match (SetOp::of(e.node.as_ref()), AsOf::of(e.node.as_ref())) {
                 (Some(op), _) => self.set_op(op),
                 (None, Some(join)) => self.as_of(join),
-                (None, None) => Err(SqlError::unsupported(format!("{} cannot be used in a view", e.node.name())).into()),
+                (None, None) => {
+                    Err(SqlError::unsupported(format!("{} cannot be used in a view", e.node.name())).into())
+                }
             },
             other => Err(SqlError::unsupported(format!("{} cannot be used in a view", operator_name(other))).into()),
         }

@@ -22,8 +22,8 @@ use datafusion_proto::logical_plan::LogicalExtensionCodec;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AggCall, AggFunc, AsOfCompare, ChangelogKind, Distribution, IncNode, IncOp, IncPlan, JoinKind, NodeId, PLAN_VERSION, PlanExpr, RangeEnd,
-    RecomputeKeys, RelationId, SetOpKind, SideRange, SortColumn, StoredPlan,
+    AggCall, AggFunc, AsOfCompare, ChangelogKind, Distribution, IncNode, IncOp, IncPlan, JoinKind, NodeId,
+    PLAN_VERSION, PlanExpr, RangeEnd, RecomputeKeys, RelationId, SetOpKind, SideRange, SortColumn, StoredPlan,
 };
 use crate::error::{Result, SqlError, SqlState};
 use crate::functions::{Collect, Stat};
@@ -95,13 +95,25 @@ struct SortFile {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum OpFile {
-    Source { relation: RelationId, projection: Vec<usize> },
-    Values { rows: String },
-    Map { predicates: Vec<String>, exprs: Option<Vec<String>> },
-    RowMap { plan: String },
+    Source {
+        relation: RelationId,
+        projection: Vec<usize>,
+    },
+    Values {
+        rows: String,
+    },
+    Map {
+        predicates: Vec<String>,
+        exprs: Option<Vec<String>>,
+    },
+    RowMap {
+        plan: String,
+    },
     Union,
     Distinct,
-    SetOp { kind: String },
+    SetOp {
+        kind: String,
+    },
     Join {
         kind: String,
         on: Vec<(usize, usize)>,
@@ -111,13 +123,42 @@ enum OpFile {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ranges: Option<[RangeFile; 2]>,
     },
-    AsOf { on: Vec<(usize, usize)>, time: (usize, usize), compare: String, outer: bool },
-    Aggregate { keys: Vec<usize>, aggs: Vec<AggFile> },
-    TopN { partition: Vec<usize>, order: Vec<SortFile>, offset: u64, limit: u64, rank: bool },
-    TopRank { partition: Vec<usize>, order: Vec<SortFile>, limit: u64, dense: bool },
-    Over { partition: Vec<usize>, order: Vec<SortFile>, plan: String },
-    Exchange { hash: Option<Vec<usize>> },
-    Recompute { plan: String, keys: Option<KeysFile>, reason: String },
+    AsOf {
+        on: Vec<(usize, usize)>,
+        time: (usize, usize),
+        compare: String,
+        outer: bool,
+    },
+    Aggregate {
+        keys: Vec<usize>,
+        aggs: Vec<AggFile>,
+    },
+    TopN {
+        partition: Vec<usize>,
+        order: Vec<SortFile>,
+        offset: u64,
+        limit: u64,
+        rank: bool,
+    },
+    TopRank {
+        partition: Vec<usize>,
+        order: Vec<SortFile>,
+        limit: u64,
+        dense: bool,
+    },
+    Over {
+        partition: Vec<usize>,
+        order: Vec<SortFile>,
+        plan: String,
+    },
+    Exchange {
+        hash: Option<Vec<usize>>,
+    },
+    Recompute {
+        plan: String,
+        keys: Option<KeysFile>,
+        reason: String,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -188,12 +229,8 @@ const JOIN_KINDS: [(JoinKind, &str); 6] = [
 const SET_OPS: [(SetOpKind, &str); 2] =
     [(SetOpKind::ExceptAll, "except_all"), (SetOpKind::IntersectAll, "intersect_all")];
 
-const AS_OF: [(AsOfCompare, &str); 4] = [
-    (AsOfCompare::GtEq, "gt_eq"),
-    (AsOfCompare::Gt, "gt"),
-    (AsOfCompare::LtEq, "lt_eq"),
-    (AsOfCompare::Lt, "lt"),
-];
+const AS_OF: [(AsOfCompare, &str); 4] =
+    [(AsOfCompare::GtEq, "gt_eq"), (AsOfCompare::Gt, "gt"), (AsOfCompare::LtEq, "lt_eq"), (AsOfCompare::Lt, "lt")];
 
 const AGG_FUNCS: [(AggFunc, &str); 11] = [
     (AggFunc::CountStar, "count_star"),

@@ -125,7 +125,8 @@ impl AsOfOp {
             return Err(Error::internal("output of an ASOF join must be the columns of both sides"));
         }
         let latest = compare.latest();
-        let sides = [Side::new(left, left_key, time.0, latest, false)?, Side::new(right, right_key, time.1, latest, true)?];
+        let sides =
+            [Side::new(left, left_key, time.0, latest, false)?, Side::new(right, right_key, time.1, latest, true)?];
         let [l, r] = &sides;
         let same = |l_at: usize, r_at: usize| l.plain.field(l_at).data_type() == r.plain.field(r_at).data_type();
         if !same(l.time, r.time) || !l.key.iter().zip(&r.key).all(|(a, b)| same(*a, *b)) {
@@ -369,9 +370,11 @@ impl Side {
 
     /// Rows without NULL in key and time, where there are others.
     fn valid(&self, rows: &RecordBatch) -> Option<NullBuffer> {
-        let nulls = self.key.iter().chain([&self.time]).fold(None, |nulls, c| {
-            NullBuffer::union(nulls.as_ref(), rows.column(*c).logical_nulls().as_ref())
-        });
+        let nulls = self
+            .key
+            .iter()
+            .chain([&self.time])
+            .fold(None, |nulls, c| NullBuffer::union(nulls.as_ref(), rows.column(*c).logical_nulls().as_ref()));
         nulls.filter(|n| n.null_count() > 0)
     }
 }

@@ -35,7 +35,9 @@ impl AsOfOp {
                 LEFT => {
                     self.groups.iter().flat_map(|g| g.left.iter().map(|(k, held)| (k.clone(), held.weight))).collect()
                 }
-                _ => self.groups.iter().flat_map(|g| g.right.iter().map(|(k, held)| (k.clone(), held.weight))).collect(),
+                _ => {
+                    self.groups.iter().flat_map(|g| g.right.iter().map(|(k, held)| (k.clone(), held.weight))).collect()
+                }
             };
             for piece in all.chunks(FULL_DUMP_ROWS_MIN) {
                 let (keys, weights): (Vec<Key>, Vec<i64>) = piece.iter().cloned().unzip();

@@ -328,7 +328,8 @@ fn common_key_type(l: &DataType, r: &DataType) -> Result<DataType> {
 
 /// Ranges over columns that there are, and that can be compared by their codes.
 fn ranges_fit([of_left, of_right]: &[SideRange; 2], left: &SchemaRef, right: &SchemaRef) -> bool {
-    let there = |schema: &SchemaRef, column: usize| schema.fields().get(column).is_some_and(|f| has_codes(f.data_type()));
+    let there =
+        |schema: &SchemaRef, column: usize| schema.fields().get(column).is_some_and(|f| has_codes(f.data_type()));
     let fits = |range: &SideRange, own: &SchemaRef, other: &SchemaRef| {
         let ends = [&range.from, &range.to].into_iter().flatten();
         there(own, range.column) && ends.into_iter().all(|end| there(other, end.column))

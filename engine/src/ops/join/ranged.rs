@@ -114,9 +114,8 @@ impl JoinOp {
         before.resize(rows.num_rows(), 0);
         after.extend((0..changed.len()).map(|i| changed.weight(i)));
         merge_equal(&rows, &mut before, &mut after)?;
-        let kept: Vec<u32> = (0..before.len() as u32)
-            .filter(|i| before[*i as usize] != 0 || after[*i as usize] != 0)
-            .collect();
+        let kept: Vec<u32> =
+            (0..before.len() as u32).filter(|i| before[*i as usize] != 0 || after[*i as usize] != 0).collect();
         let pick = |weights: &[i64]| kept.iter().map(|i| weights[*i as usize]).collect::<Vec<_>>();
         let (before, after) = (pick(&before), pick(&after));
         let rows = compute::take_record_batch(&rows, &UInt32Array::from(kept)).e()?;

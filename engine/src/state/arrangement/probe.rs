@@ -68,12 +68,7 @@ pub struct ProbePlan {
 }
 
 impl ProbePlan {
-    pub(super) fn new(
-        view: &View<'_>,
-        keys: &[ArrayRef],
-        rows: usize,
-        within: Option<CodeRanges>,
-    ) -> Result<Self> {
+    pub(super) fn new(view: &View<'_>, keys: &[ArrayRef], rows: usize, within: Option<CodeRanges>) -> Result<Self> {
         let spec = view.spec;
         if let Some(w) = &within
             && (spec.ord.is_none() || view.index.is_none() || w.from.len() != rows || w.to.len() != rows)
@@ -158,11 +153,8 @@ impl ProbePlan {
             let Some(r) = self.ranges.get(self.at).copied().filter(|r| r.probe < end) else { break };
             let room = limit.max(1) - out.row.len();
             if r.source == HEAD {
-                let (mut row, mut n) = if r.len == 0 {
-                    (if self.done == 0 { r.start } else { self.done - 1 }, 0)
-                } else {
-                    (r.start, 0)
-                };
+                let (mut row, mut n) =
+                    if r.len == 0 { (if self.done == 0 { r.start } else { self.done - 1 }, 0) } else { (r.start, 0) };
                 while row != NIL && n < room {
                     if inside(r.probe, row) {
                         let block = starts.partition_point(|s| *s <= row) - 1;

@@ -78,7 +78,9 @@ impl Builder<'_> {
             IncOp::Exchange { distribution } => vec![distribution.clone()],
             // Emitted on shard 0 only.
             IncOp::Values { .. } => vec![Distribution::Single],
-            IncOp::Map { exprs: None, .. } | IncOp::Distinct | IncOp::SetOp { .. } | IncOp::AsOf { .. } => of(0).to_vec(),
+            IncOp::Map { exprs: None, .. } | IncOp::Distinct | IncOp::SetOp { .. } | IncOp::AsOf { .. } => {
+                of(0).to_vec()
+            }
             IncOp::TopN { .. } | IncOp::TopRank { .. } | IncOp::Over { .. } => of(0).to_vec(),
             IncOp::Map { exprs: Some(exprs), .. } => {
                 moved(of(0), |column| exprs.iter().position(|e| e.as_column() == Some(column)))
