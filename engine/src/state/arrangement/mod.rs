@@ -43,7 +43,8 @@ use crate::zset::ZBatch;
 
 /// Rows of a full head.
 const HEAD_ROWS: usize = 64 * 1024;
-/// Rows of a full head where one key has all rows, which are in order.
+/// Rows of a full head where rows of a key are in order: all those of the key that are in the head are looked at, whatever
+/// the range.
 const ORDERED_HEAD_ROWS: usize = 4 * 1024;
 /// With more runs than this, appends merge too: probes would slow down without bound.
 const LOOSE_RUNS: usize = 64;
@@ -89,9 +90,7 @@ impl Arrangement {
     }
     /// [`Self::new`], rows of one key in order of a column, whose type [has codes](order::has_codes).
     pub fn ordered(schema: SchemaRef, key: Vec<usize>, ord: usize) -> Self {
-        // All rows of a key that are in the head are looked at, whatever the range.
-        let cap = if key.is_empty() { ORDERED_HEAD_ROWS } else { HEAD_ROWS };
-        Self::with(Spec::new(schema, key, Some(ord), u64::MAX), cap)
+        Self::with(Spec::new(schema, key, Some(ord), u64::MAX), ORDERED_HEAD_ROWS)
     }
     /// [`Self::new`] with a head that becomes a run at `cap` rows.
     pub fn with_head_rows(schema: SchemaRef, key: Vec<usize>, cap: usize) -> Self {
