@@ -104,6 +104,7 @@ pub(super) fn operator(
             output,
             shard,
         )?),
+        IncOp::Emit { column, every } => Box::new(crate::ops::emit::EmitOp::new(output, *column, *every, shard)?),
         IncOp::Recompute { plan: stored, keys, .. } => {
             let inputs = node.inputs.iter().map(|n| plan.node(*n).schema.clone()).collect();
             Box::new(crate::ops::recompute::RecomputeOp::new(state, stored, inputs, keys.clone(), output, shard)?)

@@ -12,7 +12,7 @@ use crate::functions::cast::as_cast;
 use crate::functions::{Collect, Stat};
 use crate::session::visible;
 
-use super::bounds::{Bounds, Growth, bounds};
+use super::bounds::{Bounds, Inputs, bounds};
 use super::{
     AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, RangeEnd, SideRange, SortColumn, StoredPlan, Tier,
 };
@@ -28,9 +28,9 @@ pub fn explain(plan: &IncPlan, relation_name: &dyn Fn(super::RelationId) -> Stri
 pub fn explain_state(
     plan: &IncPlan,
     relation_name: &dyn Fn(super::RelationId) -> String,
-    growth: &dyn Fn(super::RelationId) -> Growth,
+    inputs: &Inputs<'_>,
 ) -> Vec<String> {
-    let bounds = bounds(plan, growth);
+    let bounds = bounds(plan, inputs);
     let mut lines = explain_with(plan, relation_name, true, Some(&bounds));
     lines.push(format!("View keeps its rows; {}", bounds.view.text()));
     lines
@@ -179,6 +179,12 @@ impl Printer<'_> {
                 }
                 text
             }
+            IncOp::Emit { column, every } => {
+                let final_by = column.map(|c| format!("final by {}", name(&node.schema, c)));
+                let every = every.map(|us| format!("every {} ms", us / 1_000));
+                let parts: Vec<String> = every.into_iter().chain(final_by).collect();
+                format!("Emit {}", parts.join(", "))
+            }
             IncOp::Exchange { distribution: Distribution::Single } => "Exchange single".to_owned(),
             IncOp::Exchange { distribution: Distribution::Hash(columns) } => {
                 format!("Exchange hash ({})", names(input(0), columns))
@@ -247,6 +253,7 @@ impl Printer<'_> {
                 format!("all input rows in order, with the last result of each, per ({})", names(input(0), partition))
             }
             IncOp::Recompute { .. } => "all input rows and the last output".to_owned(),
+            IncOp::Emit { .. } => "changes that are not out yet".to_owned(),
             _ => return None,
         })
     }

@@ -151,6 +151,10 @@ enum OpFile {
         order: Vec<SortFile>,
         plan: String,
     },
+    Emit {
+        column: Option<usize>,
+        every: Option<i64>,
+    },
     Exchange {
         hash: Option<Vec<usize>>,
     },
@@ -332,6 +336,7 @@ impl NodeFile {
                 order: order.iter().map(SortFile::from).collect(),
                 plan: plan_out(plan)?,
             },
+            IncOp::Emit { column, every } => OpFile::Emit { column: *column, every: *every },
             IncOp::Exchange { distribution } => OpFile::Exchange {
                 hash: match distribution {
                     Distribution::Hash(columns) => Some(columns.clone()),
@@ -408,6 +413,7 @@ impl NodeFile {
                 order: order.into_iter().map(SortColumn::from).collect(),
                 plan: plan_in(&plan, context)?,
             },
+            OpFile::Emit { column, every } => IncOp::Emit { column, every },
             OpFile::Exchange { hash } => {
                 IncOp::Exchange { distribution: hash.map_or(Distribution::Single, Distribution::Hash) }
             }

@@ -64,8 +64,8 @@ impl JoinOp {
             let after = self.partners(side, &c.rows, &c.after, sink.chunk_rows())?;
             let there = |partners: i64| i64::from((partners > 0) == (self.kind == JoinKind::LeftSemi));
             let (mut rows, mut weights) = (Vec::new(), Vec::new());
-            for i in 0..c.before.len() {
-                let weight = there(after[i]) * c.after[i] - there(c.partners_before[i]) * c.before[i];
+            for (i, (after, weight_after)) in after.iter().zip(&c.after).enumerate() {
+                let weight = there(*after) * weight_after - there(c.partners_before[i]) * c.before[i];
                 if weight != 0 {
                     rows.push(i as u32);
                     weights.push(weight);
