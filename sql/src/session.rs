@@ -28,6 +28,7 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as DfStatement;
 use sqlparser::ast;
 
+use crate::asof;
 use crate::decorrelate::Decorrelate;
 use crate::error::{Result, SqlState};
 use crate::functions::cast::CastRewrite;
@@ -112,7 +113,8 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     let rules = rules.into_iter().filter(|r| !r.name().starts_with("FilterPushdown")).collect();
     let mut builder = builder
         .with_physical_optimizer_rules(optimize::physical_rules(rules))
-        .with_type_planner(Arc::new(numbers::TypesOfTime));
+        .with_type_planner(Arc::new(numbers::TypesOfTime))
+        .with_query_planner(Arc::new(asof::exec::Planner));
     builder.expr_planners().get_or_insert_default().insert(1, Arc::new(numbers::NumberOperators));
     let replace = |f: &mut Arc<WindowUDF>| *f = signed::window(f).unwrap_or_else(|| Arc::clone(f));
     builder.window_functions().get_or_insert_default().iter_mut().for_each(replace);
@@ -158,6 +160,7 @@ fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     }
     // Casts that coercion has added.
     rules.push(Arc::new(ApplyFunctionRewrites::new(vec![Arc::new(CastRewrite)])));
+    rules.push(Arc::new(asof::FindAsOf));
     rules.push(Arc::new(Decorrelate));
     rules.push(Arc::new(optimize::FirstOfEach));
     rules.push(Arc::new(optimize::TotalOrder));

@@ -38,7 +38,7 @@ pub(super) fn operator(
         }
         IncOp::Distinct => Box::new(crate::ops::distinct::DistinctOp::new(output, shard)?),
         IncOp::SetOp { kind } => Box::new(crate::ops::set_op::SetOp::new(*kind, output, shard)?),
-        IncOp::Join { kind, on, residual, null_equals_null } => {
+        IncOp::Join { kind, on, residual, null_equals_null, ranges } => {
             let (left, right) = (input(0).schema.clone(), input(1).schema.clone());
             let residual = residual.as_ref().map(|r| r.compile(&joined(&left, &right)).e()).transpose()?;
             Box::new(crate::ops::join::JoinOp::new(
@@ -48,10 +48,21 @@ pub(super) fn operator(
                 on.clone(),
                 residual,
                 *null_equals_null,
+                ranges.clone(),
                 output,
                 shard,
             )?)
         }
+        IncOp::AsOf { on, time, compare, outer } => Box::new(crate::ops::asof::AsOfOp::new(
+            input(0).schema.clone(),
+            input(1).schema.clone(),
+            on.clone(),
+            *time,
+            *compare,
+            *outer,
+            output,
+            shard,
+        )?),
         IncOp::Aggregate { keys, aggs } => Box::new(crate::ops::aggregate::AggregateOp::new(
             input(0).schema.clone(),
             keys.clone(),

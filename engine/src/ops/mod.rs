@@ -5,6 +5,7 @@
 //! epoch of one row or a backfill of a hundred million rows.
 
 pub mod aggregate;
+pub mod asof;
 pub mod distinct;
 pub mod emit;
 pub(crate) mod eval;

@@ -43,7 +43,7 @@ pub fn scalars() -> Vec<Arc<ScalarUDF>> {
         .chain(arithmetic::functions())
         .chain(datetime::functions())
         .chain(json::functions())
-        .chain([sign, cast::function(), single_row()])
+        .chain([sign, cast::function(), single_row(), crate::asof::marker()])
         .map(Arc::new)
         .collect()
 }

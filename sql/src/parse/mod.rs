@@ -5,6 +5,8 @@
 //! Positions in errors of this module count from the start of the string given to [`parse`].
 
 mod alter;
+mod asof;
+mod asof_condition;
 mod columns;
 mod copy;
 mod create;

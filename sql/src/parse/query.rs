@@ -4,6 +4,7 @@ use sqlparser::ast::{self, SetExpr};
 use sqlparser::tokenizer::Token;
 
 use super::cursor::{Cursor, run_sqlparser};
+use super::{asof, asof_condition};
 use crate::error::{Result, SqlError};
 use crate::statement::{Emit, EmitClause, Statement, Subscribe, SubscribeTarget};
 
@@ -14,8 +15,9 @@ const WINDOWS: &[&str] = &["tumble", "hop", "cumulate", "session"];
 pub(crate) fn query(c: &mut Cursor<'_>, to: usize) -> Result<Box<ast::Query>> {
     let at = c.position();
     table_names(c, to)?;
-    let tokens = window_functions(c, to);
-    let q = run_sqlparser(c.src, c.pos, to, tokens, |p| p.parse_query())?;
+    let tokens = asof::rewrite(c, window_functions(c, to))?;
+    let mut q = run_sqlparser(c.src, c.pos, to, tokens, |p| p.parse_query())?;
+    asof_condition::mark(&mut q, c.src.text)?;
     c.pos = to;
     if matches!(*q.body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_)) {
         return Err(SqlError::unsupported("data-modifying statements after WITH are not supported")
@@ -209,8 +211,9 @@ pub(crate) fn query_statement(c: &mut Cursor<'_>) -> Result<Statement> {
 /// INSERT, UPDATE or DELETE.
 pub(crate) fn dml(c: &mut Cursor<'_>) -> Result<Statement> {
     let (from, to) = (c.pos, c.end);
-    let tokens = window_functions(c, to);
-    let s = run_sqlparser(c.src, from, to, tokens, |p| p.parse_statement())?;
+    let tokens = asof::rewrite(c, window_functions(c, to))?;
+    let mut s = run_sqlparser(c.src, from, to, tokens, |p| p.parse_statement())?;
+    asof_condition::mark(&mut s, c.src.text)?;
     c.pos = to;
     Ok(Statement::Dml(Box::new(s)))
 }

@@ -121,7 +121,7 @@ pub fn bounds(plan: &IncPlan, inputs: &Inputs<'_>) -> Bounds {
                 let growth = by_key(names(&all));
                 (growth.clone(), kept(growth, FIX_ALL))
             }
-            IncOp::Join { .. } => (worst(), kept(worst(), FIX_JOIN)),
+            IncOp::Join { .. } | IncOp::AsOf { .. } => (worst(), kept(worst(), FIX_JOIN)),
             IncOp::Aggregate { keys, aggs } => {
                 let out = if keys.is_empty() { Growth::Bounded("one row".into()) } else { by_key(names(keys)) };
                 let append = node.inputs.first().is_some_and(|n| plan.node(*n).kind == ChangelogKind::Append);

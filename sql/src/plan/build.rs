@@ -9,6 +9,7 @@ mod determinism;
 mod graph;
 mod join;
 mod order;
+mod ranges;
 mod recompute;
 mod values;
 mod window;
@@ -31,6 +32,7 @@ use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use super::{ChangelogKind, Distribution, IncNode, IncOp, IncPlan, NodeId, PlanExpr, RelationId};
+use crate::asof::AsOf;
 use crate::decorrelate::set_op::SetOp;
 use crate::error::{Result, SqlError, SqlState};
 use crate::optimize;
@@ -169,9 +171,12 @@ impl Builder<'_> {
             LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => self.values(plan),
             LogicalPlan::RecursiveQuery(_) => recompute("recursive query"),
             LogicalPlan::Subquery(s) => self.plan(&s.subquery),
-            LogicalPlan::Extension(e) => match SetOp::of(e.node.as_ref()) {
-                Some(op) => self.set_op(op),
-                None => Err(SqlError::unsupported(format!("{} cannot be used in a view", e.node.name())).into()),
+            LogicalPlan::Extension(e) => match (SetOp::of(e.node.as_ref()), AsOf::of(e.node.as_ref())) {
+                (Some(op), _) => self.set_op(op),
+                (None, Some(join)) => self.as_of(join),
+                (None, None) => {
+                    Err(SqlError::unsupported(format!("{} cannot be used in a view", e.node.name())).into())
+                }
             },
             other => Err(SqlError::unsupported(format!("{} cannot be used in a view", operator_name(other))).into()),
         }

@@ -13,7 +13,9 @@ use crate::functions::{Collect, Stat};
 use crate::session::visible;
 
 use super::bounds::{Bounds, Inputs, bounds};
-use super::{AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, SortColumn, StoredPlan, Tier};
+use super::{
+    AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, RangeEnd, SideRange, SortColumn, StoredPlan, Tier,
+};
 
 /// An indented tree, one operator a line: name, arguments, `[native]`, `[keyed recompute: reason]` or
 /// `[full recompute: reason]`. `relation_name` gives names of relations. Shared nodes are printed once and referred to.
@@ -118,7 +120,7 @@ impl Printer<'_> {
             IncOp::Union => format!("Union inputs={}", node.inputs.len()),
             IncOp::Distinct => format!("Distinct ({})", all_names(&node.schema)),
             IncOp::SetOp { kind } => format!("SetOp {} ({})", kind.sql().to_lowercase(), all_names(&node.schema)),
-            IncOp::Join { kind, on, residual, null_equals_null } => {
+            IncOp::Join { kind, on, residual, null_equals_null, ranges } => {
                 let (l, r) = (input(0), input(1));
                 let sign = if *null_equals_null { "is not distinct from" } else { "=" };
                 let keys: Vec<_> = on.iter().map(|(a, b)| format!("{} {sign} {}", name(l, *a), name(r, *b))).collect();
@@ -127,7 +129,16 @@ impl Printer<'_> {
                     let both: Vec<_> = l.fields().iter().chain(r.fields()).cloned().collect();
                     text.push_str(&format!(" where {}", text_of(residual, &Schema::new(both))));
                 }
+                if let Some([of_left, of_right]) = ranges {
+                    text.push_str(&format!(" ranges ({}, {})", range_text(of_left, l, r), range_text(of_right, r, l)));
+                }
                 text
+            }
+            IncOp::AsOf { on, time, compare, outer } => {
+                let (l, r) = (input(0), input(1));
+                let mut terms: Vec<_> = on.iter().map(|(a, b)| format!("{} = {}", name(l, *a), name(r, *b))).collect();
+                terms.push(format!("{} {} {}", name(l, time.0), compare.sql(), name(r, time.1)));
+                format!("AsOfJoin {} on ({})", if *outer { "Left" } else { "Inner" }, terms.join(", "))
             }
             IncOp::Aggregate { keys, aggs } => {
                 let shown: Vec<_> = aggs.iter().map(|a| agg_text(a, input(0))).collect();
@@ -203,6 +214,15 @@ impl Printer<'_> {
                     names(input(0), &left),
                     names(input(1), &right)
                 )
+            }
+            IncOp::AsOf { on, time, .. } => {
+                let side = |i: usize, time: usize, keys: Vec<usize>| match keys.is_empty() {
+                    true => name(input(i), time).into_owned(),
+                    false => format!("{}, per ({})", name(input(i), time), names(input(i), &keys)),
+                };
+                let left = side(0, time.0, on.iter().map(|k| k.0).collect());
+                let right = side(1, time.1, on.iter().map(|k| k.1).collect());
+                format!("the rows of both sides, in order of {left} and {right}")
             }
             IncOp::Aggregate { keys, aggs } => {
                 let values = aggs.iter().any(|a| a.distinct || matches!(a.func, AggFunc::Min | AggFunc::Max));
@@ -323,6 +343,19 @@ fn literal(value: &ScalarValue) -> String {
         t if t.is_numeric() || t == DataType::Boolean => text,
         _ => format!("'{}'", text.replace('\'', "''")),
     }
+}
+
+/// `x [y - 5, ..]`: a column of one side, and the ends by columns of the other.
+fn range_text(range: &SideRange, own: &Schema, other: &Schema) -> String {
+    let end = |end: &Option<RangeEnd>| match end {
+        None => "..".to_owned(),
+        Some(RangeEnd { column, offset: 0 }) => name(other, *column).into_owned(),
+        Some(RangeEnd { column, offset }) if *offset < 0 => {
+            format!("{} - {}", name(other, *column), offset.unsigned_abs())
+        }
+        Some(RangeEnd { column, offset }) => format!("{} + {offset}", name(other, *column)),
+    };
+    format!("{} [{}, {}]", name(own, range.column), end(&range.from), end(&range.to))
 }
 
 fn agg_text(a: &AggCall, schema: &Schema) -> String {

@@ -17,6 +17,7 @@ pub mod time;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::logical_expr::Operator;
 
 pub use expr::PlanExpr;
 
@@ -96,6 +97,26 @@ pub enum JoinKind {
     LeftAnti,
 }
 
+/// Where the partners of a row of a join's other side are: in a range of one column of this side. The ends belong to it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SideRange {
+    /// The column.
+    pub column: usize,
+    /// No partner is before this.
+    pub from: Option<RangeEnd>,
+    /// No partner is after this.
+    pub to: Option<RangeEnd>,
+}
+
+/// An end of a range: a value of the other side's row, and what is added to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RangeEnd {
+    /// Column of the other side.
+    pub column: usize,
+    /// In units of the column: microseconds, for one.
+    pub offset: i64,
+}
+
 /// Set operations that count duplicates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SetOpKind {
@@ -127,6 +148,49 @@ impl SetOpKind {
             Self::ExceptAll => (left - right).max(0),
             Self::IntersectAll => left.min(right),
         }
+    }
+}
+
+/// How an ASOF join compares the times of a left and a right row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AsOfCompare {
+    /// `left >= right`: the latest right row that is not later.
+    GtEq,
+    /// `left > right`: the latest right row that is earlier.
+    Gt,
+    /// `left <= right`: the earliest right row that is not earlier.
+    LtEq,
+    /// `left < right`: the earliest right row that is later.
+    Lt,
+}
+
+impl AsOfCompare {
+    /// The comparison that an operator is.
+    pub fn of(op: Operator) -> Option<Self> {
+        match op {
+            Operator::GtEq => Some(Self::GtEq),
+            Operator::Gt => Some(Self::Gt),
+            Operator::LtEq => Some(Self::LtEq),
+            Operator::Lt => Some(Self::Lt),
+            _ => None,
+        }
+    }
+    /// As SQL writes it.
+    pub fn sql(self) -> &'static str {
+        match self {
+            Self::GtEq => ">=",
+            Self::Gt => ">",
+            Self::LtEq => "<=",
+            Self::Lt => "<",
+        }
+    }
+    /// The partner is the latest of the right rows that compare so, otherwise the earliest.
+    pub fn latest(self) -> bool {
+        matches!(self, Self::GtEq | Self::Gt)
+    }
+    /// A right row of the same time is a partner.
+    pub fn inclusive(self) -> bool {
+        matches!(self, Self::GtEq | Self::LtEq)
     }
 }
 
@@ -279,6 +343,22 @@ pub enum IncOp {
         residual: Option<PlanExpr>,
         /// NULL = NULL is true (IS NOT DISTINCT FROM keys).
         null_equals_null: bool,
+        /// Ranges of the left and of the right side that follow from the residual; also the bounds within which a row of
+        /// one side can meet one of the other.
+        ranges: Option<[SideRange; 2]>,
+    },
+    /// Each left row with the right row of its key whose time is nearest; of right rows of one time the first in the
+    /// order of their columns, ascending, NULLs first. NULL in a key or a time matches nothing. Output: left columns,
+    /// then right columns.
+    AsOf {
+        /// (left column, right column) of each equality.
+        on: Vec<(usize, usize)>,
+        /// (left column, right column) of the times.
+        time: (usize, usize),
+        /// How they are compared.
+        compare: AsOfCompare,
+        /// Left rows without a partner stay.
+        outer: bool,
     },
     /// GROUP BY. Output: key columns, then one column an aggregate. No keys: one row, always.
     Aggregate {

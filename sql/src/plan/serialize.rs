@@ -22,8 +22,8 @@ use datafusion_proto::logical_plan::LogicalExtensionCodec;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AggCall, AggFunc, ChangelogKind, Distribution, IncNode, IncOp, IncPlan, JoinKind, NodeId, PLAN_VERSION, PlanExpr,
-    RecomputeKeys, RelationId, SetOpKind, SortColumn, StoredPlan,
+    AggCall, AggFunc, AsOfCompare, ChangelogKind, Distribution, IncNode, IncOp, IncPlan, JoinKind, NodeId,
+    PLAN_VERSION, PlanExpr, RangeEnd, RecomputeKeys, RelationId, SetOpKind, SideRange, SortColumn, StoredPlan,
 };
 use crate::error::{Result, SqlError, SqlState};
 use crate::functions::{Collect, Stat};
@@ -95,21 +95,82 @@ struct SortFile {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum OpFile {
-    Source { relation: RelationId, projection: Vec<usize> },
-    Values { rows: String },
-    Map { predicates: Vec<String>, exprs: Option<Vec<String>> },
-    RowMap { plan: String },
+    Source {
+        relation: RelationId,
+        projection: Vec<usize>,
+    },
+    Values {
+        rows: String,
+    },
+    Map {
+        predicates: Vec<String>,
+        exprs: Option<Vec<String>>,
+    },
+    RowMap {
+        plan: String,
+    },
     Union,
     Distinct,
-    SetOp { kind: String },
-    Join { kind: String, on: Vec<(usize, usize)>, residual: Option<String>, null_equals_null: bool },
-    Aggregate { keys: Vec<usize>, aggs: Vec<AggFile> },
-    TopN { partition: Vec<usize>, order: Vec<SortFile>, offset: u64, limit: u64, rank: bool },
-    TopRank { partition: Vec<usize>, order: Vec<SortFile>, limit: u64, dense: bool },
-    Over { partition: Vec<usize>, order: Vec<SortFile>, plan: String },
-    Emit { column: Option<usize>, every: Option<i64> },
-    Exchange { hash: Option<Vec<usize>> },
-    Recompute { plan: String, keys: Option<KeysFile>, reason: String },
+    SetOp {
+        kind: String,
+    },
+    Join {
+        kind: String,
+        on: Vec<(usize, usize)>,
+        residual: Option<String>,
+        null_equals_null: bool,
+        /// Plans from before there were ranges have none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ranges: Option<[RangeFile; 2]>,
+    },
+    AsOf {
+        on: Vec<(usize, usize)>,
+        time: (usize, usize),
+        compare: String,
+        outer: bool,
+    },
+    Aggregate {
+        keys: Vec<usize>,
+        aggs: Vec<AggFile>,
+    },
+    TopN {
+        partition: Vec<usize>,
+        order: Vec<SortFile>,
+        offset: u64,
+        limit: u64,
+        rank: bool,
+    },
+    TopRank {
+        partition: Vec<usize>,
+        order: Vec<SortFile>,
+        limit: u64,
+        dense: bool,
+    },
+    Over {
+        partition: Vec<usize>,
+        order: Vec<SortFile>,
+        plan: String,
+    },
+    Emit {
+        column: Option<usize>,
+        every: Option<i64>,
+    },
+    Exchange {
+        hash: Option<Vec<usize>>,
+    },
+    Recompute {
+        plan: String,
+        keys: Option<KeysFile>,
+        reason: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct RangeFile {
+    column: usize,
+    /// (column, offset)
+    from: Option<(usize, i64)>,
+    to: Option<(usize, i64)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -132,6 +193,20 @@ struct AggFile {
 struct KeysFile {
     inputs: Vec<Vec<usize>>,
     output: Vec<usize>,
+}
+
+impl From<&SideRange> for RangeFile {
+    fn from(r: &SideRange) -> Self {
+        let end = |e: &Option<RangeEnd>| e.map(|e| (e.column, e.offset));
+        Self { column: r.column, from: end(&r.from), to: end(&r.to) }
+    }
+}
+
+impl From<RangeFile> for SideRange {
+    fn from(r: RangeFile) -> Self {
+        let end = |e: Option<(usize, i64)>| e.map(|(column, offset)| RangeEnd { column, offset });
+        Self { column: r.column, from: end(r.from), to: end(r.to) }
+    }
 }
 
 impl From<&SortColumn> for SortFile {
@@ -157,6 +232,9 @@ const JOIN_KINDS: [(JoinKind, &str); 6] = [
 
 const SET_OPS: [(SetOpKind, &str); 2] =
     [(SetOpKind::ExceptAll, "except_all"), (SetOpKind::IntersectAll, "intersect_all")];
+
+const AS_OF: [(AsOfCompare, &str); 4] =
+    [(AsOfCompare::GtEq, "gt_eq"), (AsOfCompare::Gt, "gt"), (AsOfCompare::LtEq, "lt_eq"), (AsOfCompare::Lt, "lt")];
 
 const AGG_FUNCS: [(AggFunc, &str); 11] = [
     (AggFunc::CountStar, "count_star"),
@@ -214,12 +292,16 @@ impl NodeFile {
             IncOp::Union => OpFile::Union,
             IncOp::Distinct => OpFile::Distinct,
             IncOp::SetOp { kind } => OpFile::SetOp { kind: name_of(&SET_OPS, kind)? },
-            IncOp::Join { kind, on, residual, null_equals_null } => OpFile::Join {
+            IncOp::Join { kind, on, residual, null_equals_null, ranges } => OpFile::Join {
                 kind: name_of(&JOIN_KINDS, kind)?,
                 on: on.clone(),
                 residual: residual.as_ref().map(expr_out).transpose()?,
                 null_equals_null: *null_equals_null,
+                ranges: ranges.as_ref().map(|r| r.each_ref().map(RangeFile::from)),
             },
+            IncOp::AsOf { on, time, compare, outer } => {
+                OpFile::AsOf { on: on.clone(), time: *time, compare: name_of(&AS_OF, compare)?, outer: *outer }
+            }
             IncOp::Aggregate { keys, aggs } => {
                 let one = |a: &AggCall| -> Result<AggFile> {
                     let field = Field::new("output", a.output.clone(), true);
@@ -290,12 +372,16 @@ impl NodeFile {
             OpFile::Union => IncOp::Union,
             OpFile::Distinct => IncOp::Distinct,
             OpFile::SetOp { kind } => IncOp::SetOp { kind: named(&SET_OPS, &kind)? },
-            OpFile::Join { kind, on, residual, null_equals_null } => IncOp::Join {
+            OpFile::Join { kind, on, residual, null_equals_null, ranges } => IncOp::Join {
                 kind: named(&JOIN_KINDS, &kind)?,
                 on,
                 residual: residual.map(|e| expr_in(&e, context)).transpose()?,
                 null_equals_null,
+                ranges: ranges.map(|r| r.map(SideRange::from)),
             },
+            OpFile::AsOf { on, time, compare, outer } => {
+                IncOp::AsOf { on, time, compare: named(&AS_OF, &compare)?, outer }
+            }
             OpFile::Aggregate { keys, aggs } => {
                 let one = |a: AggFile| -> Result<AggCall> {
                     let (schema, _) = ipc_in(&a.output)?;

@@ -199,7 +199,8 @@ fn rule(plan: &IncPlan, node: &IncNode) -> datafusion::common::Result<NodeRule> 
             NodeRule::Join { kind: *kind, left, right, floors: found }
         }
         IncOp::Emit { column, .. } => NodeRule::Held { width, column: *column },
-        IncOp::Recompute { keys: None, .. } => NodeRule::Nothing { width },
+        // A right row gives a left row of any age another partner.
+        IncOp::AsOf { .. } | IncOp::Recompute { keys: None, .. } => NodeRule::Nothing { width },
     })
 }
 

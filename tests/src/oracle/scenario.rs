@@ -17,7 +17,7 @@ pub struct Features {
     pub odd_doubles: bool,
     /// Divisions that may fail.
     pub errors: bool,
-    /// Window functions, TUMBLE and HOP.
+    /// Window functions, TUMBLE and HOP, ASOF joins and joins over ranges.
     pub windows: bool,
     /// Restarts and crashes.
     pub restarts: bool,

@@ -220,7 +220,7 @@ impl Items {
 }
 
 /// Adds the weights of equal rows up at the first of them; bitwise equality, as in consolidation.
-fn merge_equal(rows: &RecordBatch, before: &mut [i64], after: &mut [i64]) -> Result<()> {
+pub(super) fn merge_equal(rows: &RecordBatch, before: &mut [i64], after: &mut [i64]) -> Result<()> {
     let columns = rows.columns().iter();
     let equal: Vec<DynComparator> =
         columns.map(|c| make_comparator(c.as_ref(), c.as_ref(), SortOptions::default()).e()).collect::<Result<_>>()?;

@@ -8,12 +8,15 @@
 //! * [`touched`]: otherwise all keys that changed in the tick are looked at, a slice of them at a time, before and
 //!   after the tick. Of equal rows there is one there, so that no pair and no row is emitted twice and the output is
 //!   consolidated without having been collected.
+//! * [`ranged`]: where the condition compares columns of both sides, rows of one key are in order of such a column, and
+//!   only the range that may match is looked at, in the fast path too.
 //! * A row has a partner if the weights of the rows it matches sum up to more than zero. Negative multiplicities that
 //!   are gone a tick later are thus legal.
 //! * A pair whose residual cannot be evaluated is an error entry and counts as no match.
 
 mod items;
 mod pairs;
+mod ranged;
 mod sink;
 mod stream;
 #[cfg(test)]
@@ -27,13 +30,14 @@ use arrow::buffer::NullBuffer;
 use arrow::compute;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
-use millstream_sql::plan::JoinKind;
+use millstream_sql::plan::{JoinKind, SideRange};
 
 use super::eval::OutputSchema;
 use super::{DeltaOp, Emit, Shard, SlotDelta, StateStats, TickCx};
 use crate::error::{Error, Result, ResultExt as _};
 use crate::hash::hash_rows;
 use crate::state::arrangement::Arrangement;
+use crate::state::arrangement::order::has_codes;
 use crate::zset::{Weights, ZBatch};
 use pairs::Residual;
 use sink::Sink;
@@ -62,6 +66,8 @@ struct Side {
     columns: OutputSchema,
     key: Vec<usize>,
     arrangement: Arrangement,
+    /// Where partners of a row of the other side are.
+    range: Option<SideRange>,
     pending: Vec<ZBatch>,
     /// NULL in a key matches nothing.
     null_keys_out: bool,
@@ -71,7 +77,7 @@ struct Side {
 
 impl JoinOp {
     /// `on`: (left column, right column) of each equality, none for a cross or theta join. `residual` is compiled for
-    /// the left columns followed by the right ones. Output: the same columns, or the left ones of a semi or anti
+    /// the left columns followed by the right ones; what it says of ranges of columns is in `ranges`, left and right. Output: the same columns, or the left ones of a semi or anti
     /// join. Rows of both inputs must be in the shard of their key's hash, key columns in the order of `on`; without
     /// keys there can be one shard only.
     #[expect(clippy::too_many_arguments, reason = "the parts of a join, given once, when a plan is compiled")]
@@ -82,6 +88,7 @@ impl JoinOp {
         on: Vec<(usize, usize)>,
         residual: Option<Arc<dyn PhysicalExpr>>,
         null_equals_null: bool,
+        ranges: Option<[SideRange; 2]>,
         output: SchemaRef,
         shard: Shard,
     ) -> Result<Self> {
@@ -99,17 +106,30 @@ impl JoinOp {
             .collect::<Result<Vec<_>>>()?;
         let residual = residual.map(|r| Residual::new(r, &left, &right)).transpose()?;
         let null_keys_out = !null_equals_null && !on.is_empty();
-        let side = |schema: SchemaRef, key: Vec<usize>, preserved: bool| {
+        let side = |schema: SchemaRef, key: Vec<usize>, range: Option<SideRange>, preserved: bool| {
             let columns = OutputSchema::new(schema).permissive();
-            let arrangement = Arrangement::new(columns.exact().clone(), key.clone());
-            Side { columns, key, arrangement, pending: Vec::new(), null_keys_out, preserved }
+            let exact = columns.exact().clone();
+            let arrangement = match &range {
+                Some(range) => Arrangement::ordered(exact, key.clone(), range.column),
+                None => Arrangement::new(exact, key.clone()),
+            };
+            Side { columns, key, arrangement, range, pending: Vec::new(), null_keys_out, preserved }
         };
+        if let Some(of) = &ranges
+            && !ranges_fit(of, &left, &right)
+        {
+            return Err(Error::internal("a join over a range of a column that is not there or has no order"));
+        }
+        let [left_range, right_range] = ranges.map_or([None, None], |ranges| ranges.map(Some));
         let left_preserved = matches!(kind, JoinKind::Left | JoinKind::Full | JoinKind::LeftAnti);
         let right_preserved = matches!(kind, JoinKind::Right | JoinKind::Full);
         let (left_key, right_key) = on.into_iter().unzip();
         Ok(Self {
             kind,
-            sides: [side(left, left_key, left_preserved), side(right, right_key, right_preserved)],
+            sides: [
+                side(left, left_key, left_range, left_preserved),
+                side(right, right_key, right_range, right_preserved),
+            ],
             key_types,
             residual,
             output: OutputSchema::new(output),
@@ -164,9 +184,9 @@ impl JoinOp {
             self.emit_alone(&left_alone, &right_alone, sink)?;
             let inner = self.kind == JoinKind::Inner;
             if inner && right.is_empty() && r.arrangement.append_only() {
-                self.stream(0, &left, cx, sink)?;
+                self.stream(0, &left, true, cx, sink)?;
             } else if inner && left.is_empty() && l.arrangement.append_only() {
-                self.stream(1, &right, cx, sink)?;
+                self.stream(1, &right, true, cx, sink)?;
             } else {
                 self.touched(&left, &right, cx, sink)?;
             }
@@ -316,6 +336,17 @@ fn common_key_type(l: &DataType, r: &DataType) -> Result<DataType> {
     }
 }
 
+/// Ranges over columns that there are, and that can be compared by their codes.
+fn ranges_fit([of_left, of_right]: &[SideRange; 2], left: &SchemaRef, right: &SchemaRef) -> bool {
+    let there =
+        |schema: &SchemaRef, column: usize| schema.fields().get(column).is_some_and(|f| has_codes(f.data_type()));
+    let fits = |range: &SideRange, own: &SchemaRef, other: &SchemaRef| {
+        let ends = [&range.from, &range.to].into_iter().flatten();
+        there(own, range.column) && ends.into_iter().all(|end| there(other, end.column))
+    };
+    fits(of_left, left, right) && fits(of_right, right, left)
+}
+
 fn key_as(key: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     if key.data_type() == to {
         return Ok(key.clone());
@@ -344,10 +375,12 @@ impl DeltaOp for JoinOp {
             for side in 0..2 {
                 let batches = self.sides[side].take_pending()?;
                 for batch in &batches {
-                    self.stream(side, batch, cx, &mut sink)?;
+                    self.stream(side, batch, true, cx, &mut sink)?;
                 }
                 self.sides[side].arrangement.append_all(&batches)?;
             }
+        } else if self.sides.iter().all(Side::ranged) {
+            self.flush_ranged(cx, &mut sink)?;
         } else {
             self.flush_changes(cx, &mut sink)?;
         }

@@ -11,14 +11,20 @@ use crate::zset::{Weights, ZBatch};
 
 impl JoinOp {
     /// Pairs of `batch`, changes of `side`, with what the other side has now. A key that matches a million rows is
-    /// expanded a chunk at a time.
-    pub(super) fn stream(&self, side: usize, batch: &ZBatch, cx: &mut TickCx<'_>, sink: &mut Sink<'_>) -> Result<()> {
+    /// expanded a chunk at a time. Without `emit` only the errors of the condition come out.
+    pub(super) fn stream(
+        &self,
+        side: usize,
+        batch: &ZBatch,
+        emit: bool,
+        cx: &mut TickCx<'_>,
+        sink: &mut Sink<'_>,
+    ) -> Result<()> {
         let other = &self.sides[1 - side];
         if batch.is_empty() || other.arrangement.is_empty() {
             return Ok(());
         }
-        let keys = other.probe_keys(&self.sides[side].keys(&batch.rows))?;
-        let mut plan = other.arrangement.plan(&keys, batch.len())?;
+        let mut plan = self.plan_ranged(side, &batch.rows)?;
         let limit = sink.chunk_rows();
         while let Some(m) = other.arrangement.matches(&mut plan, u32::MAX, limit)? {
             if m.row.is_empty() {
@@ -33,9 +39,13 @@ impl JoinOp {
             let (left, right) = if side == 0 { (probing, found) } else { (found, probing) };
             let pairs = self.pairs(left, right, weights);
             match &self.residual {
+                None if !emit => {}
                 None => sink.push(pairs.columns()?, pairs.weights)?,
                 Some(residual) => {
                     let passed = residual.mask(&pairs, Some(cx.errors))?;
+                    if !emit {
+                        continue;
+                    }
                     if passed.count_set_bits() == pairs.len() {
                         sink.push(pairs.columns()?, pairs.weights)?;
                     } else if passed.count_set_bits() > 0 {

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use arrow::array::{Float64Array, Int64Array, StringArray, StringViewArray};
 use arrow::datatypes::{Field, Schema};
 use datafusion::logical_expr::{Expr, Operator, binary_expr, col, lit};
-use millstream_sql::plan::PlanExpr;
+use millstream_sql::plan::{PlanExpr, RangeEnd};
 
 use super::*;
 use crate::ops::ErrorSet;
@@ -22,6 +22,10 @@ enum Condition {
     None,
     /// l.v <= r.v
     LessEqual,
+    /// The same, looking at ranges.
+    Range,
+    /// r.v between l.v and l.v + 1, looking at ranges.
+    Band,
     /// 6 / (l.v - r.v) > 0
     Divide,
 }
@@ -72,14 +76,25 @@ fn operator(c: &Case, shard: Shard) -> JoinOp {
     let compile = |expr: Expr| PlanExpr { expr }.compile(&joined).unwrap();
     let residual = match c.condition {
         Condition::None => None,
-        Condition::LessEqual => Some(compile(col("c2").lt_eq(col("c5")))),
+        Condition::LessEqual | Condition::Range => Some(compile(col("c2").lt_eq(col("c5")))),
+        Condition::Band => {
+            let most = binary_expr(col("c2"), Operator::Plus, lit(1i64));
+            Some(compile(col("c5").gt_eq(col("c2")).and(col("c5").lt_eq(most))))
+        }
         Condition::Divide => {
             let difference = binary_expr(col("c2"), Operator::Minus, col("c5"));
             Some(compile(binary_expr(lit(6i64), Operator::Divide, difference).gt(lit(0i64))))
         }
     };
     let on = (0..c.keys).map(|k| (k, k)).collect();
-    JoinOp::new(c.kind, l, r, on, residual, c.null_equals_null, output(c.kind), shard).unwrap()
+    let end = |offset| Some(RangeEnd { column: 2, offset });
+    let ranges = match c.condition {
+        Condition::Range => Some([(None, end(0)), (end(0), None)]),
+        Condition::Band => Some([(end(-1), end(0)), (end(0), end(1))]),
+        _ => None,
+    };
+    let ranges = ranges.map(|r| r.map(|(from, to)| SideRange { column: 2, from, to }));
+    JoinOp::new(c.kind, l, r, on, residual, c.null_equals_null, ranges, output(c.kind), shard).unwrap()
 }
 
 fn row_text(r: &Row) -> String {
@@ -244,7 +259,8 @@ impl Model {
                         && match (self.case.condition, l.2, r.2) {
                             (Condition::None, ..) => true,
                             (_, None, _) | (_, _, None) => false,
-                            (Condition::LessEqual, Some(l), Some(r)) => l <= r,
+                            (Condition::LessEqual | Condition::Range, Some(l), Some(r)) => l <= r,
+                            (Condition::Band, Some(l), Some(r)) => l <= r && r <= l + 1,
                             (Condition::Divide, Some(l), Some(r)) if l == r => {
                                 errors += lw * rw;
                                 false
@@ -297,7 +313,7 @@ fn check(rig: &Rig, model: &Model, what: &str) {
 /// Runs the same ticks, `[left rows, right rows]` each, through every kind of join.
 fn all_kinds(ticks: &[[Vec<(Row, i64)>; 2]]) {
     for kind in KINDS {
-        for condition in [Condition::None, Condition::LessEqual] {
+        for condition in [Condition::None, Condition::LessEqual, Condition::Range] {
             let case = Case { kind, keys: 1, condition, null_equals_null: false };
             let (mut rig, mut model) = (Rig::new(case.clone(), 1), Model::new(&case));
             rig.chunk_rows = 1000;
@@ -384,7 +400,7 @@ fn random_case(seed: u64, case: &Case, append_only: bool) {
 
 fn random_cases(keys: usize, append_only: bool) {
     for kind in KINDS {
-        for condition in [Condition::None, Condition::LessEqual, Condition::Divide] {
+        for condition in [Condition::None, Condition::LessEqual, Condition::Range, Condition::Band, Condition::Divide] {
             for null_equals_null in [false, true] {
                 for seed in 0..4 {
                     random_case(seed, &Case { kind, keys, condition, null_equals_null }, append_only);
@@ -454,6 +470,30 @@ fn a_tick_that_changes_nothing_emits_nothing() {
 #[test]
 fn keys_that_cannot_be_compared_are_refused() {
     let (l, r) = (schema(0), schema(1));
-    let made = JoinOp::new(JoinKind::Inner, l, r, vec![(0, 2)], None, false, output(JoinKind::Inner), Shard::ONE);
+    let made = JoinOp::new(JoinKind::Inner, l, r, vec![(0, 2)], None, false, None, output(JoinKind::Inner), Shard::ONE);
     assert!(made.is_err());
+}
+
+#[test]
+fn a_change_looks_only_at_the_range_that_it_can_meet() {
+    for kind in KINDS {
+        for keys in [0, 1] {
+            let case = Case { kind, keys, condition: Condition::Band, null_equals_null: false };
+            let mut rig = Rig::new(case, 1);
+            let rows = |from: i64, to: i64| -> Vec<(Row, i64)> {
+                (from..to).map(|v| ((Some(1.0), None, Some(v)), 1)).collect()
+            };
+            rig.tick(&[(0, batch(0, &rows(0, 5000))), (1, batch(1, &rows(0, 5000)))]);
+            let op = &rig.shards[0];
+            let plan = op.plan_ranged(1, &batch(1, &rows(3000, 3003)).rows).unwrap();
+            assert_eq!(op.sides[0].arrangement.candidates(&plan, 3), [2, 2, 2], "{kind:?}");
+            let emitted = rig.emitted;
+            rig.tick(&[(1, batch(1, &[((Some(1.0), None, Some(3000)), -1)]))]);
+            let partners_lost = match kind {
+                JoinKind::LeftSemi | JoinKind::LeftAnti => 0,
+                _ => 2,
+            };
+            assert_eq!(rig.emitted - emitted, partners_lost, "{kind:?}");
+        }
+    }
 }

@@ -24,6 +24,8 @@ pub(super) struct Spec {
     pub permissive: SchemaRef,
     /// Key columns.
     pub key: Vec<usize>,
+    /// The column by which rows of one key are ordered, if they are.
+    pub ord: Option<usize>,
     /// All ones, except in tests that force collisions.
     pub mask: u64,
     /// Equal hashes mean equal keys, NULL apart: one key column of at most 64 bits.
@@ -33,7 +35,7 @@ pub(super) struct Spec {
 }
 
 impl Spec {
-    pub fn new(schema: SchemaRef, key: Vec<usize>, mask: u64) -> Self {
+    pub fn new(schema: SchemaRef, key: Vec<usize>, ord: Option<usize>, mask: u64) -> Self {
         let injective = mask == u64::MAX
             && match key[..] {
                 [column] => hashes_are_injective(schema.field(column).data_type()),
@@ -43,7 +45,11 @@ impl Spec {
         let null_hash = hash_rows(&[null], 1)[0];
         let output = OutputSchema::new(schema.clone());
         let permissive = output.permissive().exact().clone();
-        Self { schema, output, permissive, key, mask, injective, null_hash }
+        Self { schema, output, permissive, key, ord, mask, injective, null_hash }
+    }
+    /// Codes of the order of rows; none if they have no order.
+    pub fn ords(&self, rows: &RecordBatch) -> Result<Vec<i64>> {
+        self.ord.map_or(Ok(Vec::new()), |c| super::order::codes(rows.column(c)))
     }
     /// Hashes of keys in key order.
     pub fn hash(&self, keys: &[ArrayRef], rows: usize) -> Vec<u64> {

@@ -26,6 +26,8 @@ pub(super) struct Head {
     /// The next older row with the same hash.
     next: Vec<u32>,
     hashes: Vec<u64>,
+    /// Codes of the order of rows; none if they have no order.
+    pub ords: Vec<i64>,
 }
 
 /// hashbrown takes its 7-bit tags from the top, which are the vnode and nearly constant within a shard.
@@ -44,6 +46,7 @@ impl Head {
         self.index.reserve(block.len(), |row| spread(self.hashes[*row as usize]));
         self.next.reserve(block.len());
         self.hashes.extend_from_slice(&block.hashes);
+        self.ords.extend(spec.ords(&block.rows)?);
         let hashes = &self.hashes;
         for (i, hash) in block.hashes.iter().enumerate() {
             let row = first + i as u32;
@@ -106,7 +109,7 @@ impl Head {
     }
     /// Bytes in memory of the index; the blocks count for themselves.
     pub fn index_bytes(&self) -> usize {
-        self.index.allocation_size() + 4 * self.next.capacity() + 8 * self.hashes.capacity()
+        self.index.allocation_size() + 4 * self.next.capacity() + 8 * (self.hashes.capacity() + self.ords.capacity())
     }
 }
 

@@ -1,8 +1,8 @@
 //! Merging of runs between ticks, in slices of bounded work.
 //!
 //! Runs are kept in tiers of sizes a factor of four apart; four runs of a tier become one of the next. A merge takes
-//! slices of the hash space from all its inputs, so equal rows always meet in one slice, where their weights are
-//! summed and rows that cancel vanish. The inputs stay in place until the merge is complete.
+//! slices of the hash space (and of the order within one hash) from all its inputs, so equal rows always meet in one slice,
+//! where their weights are summed and rows that cancel vanish. The inputs stay in place until the merge is complete.
 
 use std::sync::Arc;
 
@@ -79,16 +79,17 @@ impl Merge {
     pub fn step(&mut self, spec: &Spec, fuel: usize, floor: Option<(usize, i64)>) -> Result<usize> {
         let quota = (self.slice_rows.min(fuel) / self.inputs.len().max(1)).max(1);
         // The slice ends at the smallest hash any input reaches within its quota; groups of one hash stay whole.
-        let mut cut = u64::MAX;
+        let mut cut = (u64::MAX, i64::MAX);
         for (run, done) in self.inputs.iter().zip(&self.done) {
-            if let Some(h) = run.hashes.get(done + quota - 1) {
-                cut = cut.min(*h);
+            if done + quota <= run.len() {
+                cut = cut.min(run.place(done + quota - 1));
             }
         }
         let mut rows: Vec<(u64, u32, u32)> = Vec::new();
         let mut parts: Vec<ZBatch> = Vec::new();
+        let mut ords: Vec<&[i64]> = Vec::new();
         for (run, done) in self.inputs.iter().zip(&mut self.done) {
-            let end = *done + run.hashes[*done..].partition_point(|h| *h <= cut);
+            let end = run.after(*done, cut);
             let mut at = *done;
             while at < end {
                 let (b, from) = run.locate(at as u32);
@@ -97,6 +98,8 @@ impl Merge {
                 let part = parts.len() as u32;
                 rows.extend((from..from + n as u32).map(|i| (block.hashes[i as usize], part, i)));
                 parts.push(block.zbatch());
+                let start = run.starts[b] as usize;
+                ords.push(run.ords.get(start..start + block.len()).unwrap_or_default());
                 at += n;
             }
             *done = end;
@@ -116,7 +119,10 @@ impl Merge {
             }
         }
         // Stable: it finds the sorted pieces and merges them.
-        rows.sort();
+        match spec.ord {
+            Some(_) => rows.sort_by_key(|(hash, b, i)| (*hash, ords[*b as usize][*i as usize], *b, *i)),
+            None => rows.sort(),
+        }
         for block in consolidated_blocks(spec, &parts, &rows)? {
             self.output.push(Arc::new(block));
             self.fold_small(spec)?;
@@ -136,19 +142,19 @@ impl Merge {
         Ok(())
     }
     /// The merged run; `None` if everything cancelled.
-    pub fn finish(self) -> Option<Run> {
-        Run::new(self.output)
+    pub fn finish(self, spec: &Spec) -> Result<Option<Run>> {
+        Run::new(spec, self.output)
     }
 }
 
-/// These rows, sorted by hash, as blocks; equal rows summed if a weight is negative.
+/// These rows, sorted, as blocks; equal rows summed if a weight is negative.
 fn consolidated_blocks(spec: &Spec, parts: &[ZBatch], rows: &[(u64, u32, u32)]) -> Result<Vec<Block>> {
     let picked = pick_zbatch(spec, parts, rows)?;
     let (batch, hashes) = if picked.append_only() {
         let hashes: Vec<u64> = rows.iter().map(|(h, _, _)| *h).collect();
         (picked, hashes)
     } else {
-        // Keeps the order of first appearance, hence of hashes.
+        // Keeps the order of first appearance, hence of hashes and codes.
         let batch = consolidate(spec, picked)?;
         let hashes = spec.hash_batch(&batch.rows);
         (batch, hashes)

@@ -3,6 +3,8 @@
 //!
 //! * Rows are kept bitwise, as columns, ordered by the stable hash of their key; keys are compared as SQL compares
 //!   them (-0.0 = 0.0, NaN = NaN), and NULL = NULL here.
+//! * Rows of one key may be ordered by a further column; a probe then looks at a range of that column only. The range is a
+//!   superset ([`order`]): whoever asks looks at the values.
 //! * No row has weight zero. A row may be stored in several parts, of either sign, until a merge brings them together.
 //! * Blocks of rows are immutable. A [`ArrangementSnapshot`] is a list of them: taking it costs a few reference
 //!   counts, and no lock is ever taken.
@@ -13,6 +15,7 @@
 mod block;
 mod head;
 mod merge;
+pub mod order;
 mod probe;
 mod run;
 mod snapshot;
@@ -40,6 +43,9 @@ use crate::zset::ZBatch;
 
 /// Rows of a full head.
 const HEAD_ROWS: usize = 64 * 1024;
+/// Rows of a full head where rows of a key are in order: all those of the key that are in the head are looked at, whatever
+/// the range.
+const ORDERED_HEAD_ROWS: usize = 4 * 1024;
 /// With more runs than this, appends merge too: probes would slow down without bound.
 const LOOSE_RUNS: usize = 64;
 /// Stored rows are rewritten when more than half of them are dead, and there are enough to matter.
@@ -84,14 +90,21 @@ impl Arrangement {
     pub fn new(schema: SchemaRef, key: Vec<usize>) -> Self {
         Self::with_head_rows(schema, key, HEAD_ROWS)
     }
+    /// [`Self::new`], rows of one key in order of a column, whose type [has codes](order::has_codes).
+    pub fn ordered(schema: SchemaRef, key: Vec<usize>, ord: usize) -> Self {
+        Self::with(Spec::new(schema, key, Some(ord), u64::MAX), ORDERED_HEAD_ROWS)
+    }
     /// [`Self::new`] with a head that becomes a run at `cap` rows.
     pub fn with_head_rows(schema: SchemaRef, key: Vec<usize>, cap: usize) -> Self {
         Self::with_hash_mask(schema, key, cap, u64::MAX)
     }
     /// [`Self::with_head_rows`] that sees only some bits of hashes, so that different keys collide.
     pub(crate) fn with_hash_mask(schema: SchemaRef, key: Vec<usize>, cap: usize, mask: u64) -> Self {
+        Self::with(Spec::new(schema, key, None, mask), cap)
+    }
+    fn with(spec: Spec, cap: usize) -> Self {
         Self {
-            spec: Arc::new(Spec::new(schema, key, mask)),
+            spec: Arc::new(spec),
             head: Head::default(),
             runs: Vec::new(),
             merge: None,
@@ -211,7 +224,11 @@ impl Arrangement {
     }
     /// Starts a probe of `rows` keys that can be expanded bit by bit.
     pub fn plan(&self, keys: &[ArrayRef], rows: usize) -> Result<ProbePlan> {
-        ProbePlan::new(&self.view(), keys, rows)
+        ProbePlan::new(&self.view(), keys, rows, None)
+    }
+    /// [`Self::plan`] for rows whose codes are within a range for each key. The arrangement is an ordered one.
+    pub fn plan_within(&self, keys: &[ArrayRef], rows: usize, within: order::CodeRanges) -> Result<ProbePlan> {
+        ProbePlan::new(&self.view(), keys, rows, Some(within))
     }
     /// The next matches of a plan, for probe rows before `end`, looking at no more than `limit` candidates; `None`
     /// when there are no more.
@@ -297,7 +314,7 @@ impl Arrangement {
                 && let Some(merge) = self.merge.take()
             {
                 self.runs.retain(|r| !merge.is_input(r));
-                self.runs.extend(merge.finish().map(Arc::new));
+                self.runs.extend(merge.finish(&self.spec)?.map(Arc::new));
             }
         }
     }

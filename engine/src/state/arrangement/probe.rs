@@ -15,6 +15,7 @@ use hashbrown::HashMap;
 use super::Matches;
 use super::block::{Block, Spec, canonical};
 use super::head::{Head, NIL};
+use super::order::CodeRanges;
 use super::run::Run;
 use crate::error::{Error, Result, ResultExt as _};
 
@@ -59,14 +60,22 @@ pub struct ProbePlan {
     /// By probe row.
     ranges: Vec<Range>,
     verify: bool,
+    /// Codes that rows must have, by probe row.
+    within: Option<CodeRanges>,
     /// Next range and the number of its rows (or the next row of a chain) already expanded.
     at: usize,
-    within: u32,
+    done: u32,
 }
 
 impl ProbePlan {
-    pub(super) fn new(view: &View<'_>, keys: &[ArrayRef], rows: usize) -> Result<Self> {
+    pub(super) fn new(view: &View<'_>, keys: &[ArrayRef], rows: usize, within: Option<CodeRanges>) -> Result<Self> {
         let spec = view.spec;
+        if let Some(w) = &within
+            && (spec.ord.is_none() || view.index.is_none() || w.from.len() != rows || w.to.len() != rows)
+        {
+            return Err(Error::internal("a range in an index without order"));
+        }
+        let some = |probe: usize| within.as_ref().is_none_or(|w| w.from[probe] <= w.to[probe]);
         if keys.len() != spec.key.len() {
             return Err(Error::internal(format!("{} keys for an index of {}", keys.len(), spec.key.len())));
         }
@@ -79,15 +88,21 @@ impl ProbePlan {
         let hashes = spec.hash(keys, rows);
         let mut ranges = Vec::new();
         for (source, run) in view.runs.iter().enumerate() {
-            for (probe, hash) in hashes.iter().enumerate() {
-                if let Some((start, len)) = run.find(*hash) {
-                    ranges.push(Range { probe: probe as u32, source: source as u16, start, len });
+            for (probe, hash) in hashes.iter().enumerate().filter(|(probe, _)| some(*probe)) {
+                if let Some(mut found) = run.find(*hash) {
+                    if let Some(w) = &within {
+                        found = run.within(found, w.from[probe], w.to[probe]);
+                    }
+                    let (start, len) = found;
+                    if len > 0 {
+                        ranges.push(Range { probe: probe as u32, source: source as u16, start, len });
+                    }
                 }
             }
         }
         match view.index {
             Some(head) if head.len() > 0 => {
-                for (probe, hash) in hashes.iter().enumerate() {
+                for (probe, hash) in hashes.iter().enumerate().filter(|(probe, _)| some(*probe)) {
                     let start = head.find(*hash);
                     if start != NIL {
                         ranges.push(Range { probe: probe as u32, source: HEAD, start, len: 0 });
@@ -101,7 +116,7 @@ impl ProbePlan {
         // A bijective hash proves equality by itself, but for the one value that hashes as NULL does.
         let verify = !(spec.key.is_empty() || spec.injective && !hashes.contains(&spec.null_hash));
         let keys = if verify { keys.iter().map(canonical).collect::<Result<_>>()? } else { Vec::new() };
-        Ok(Self { keys, ranges, verify, at: 0, within: 0 })
+        Ok(Self { keys, ranges, verify, within, at: 0, done: 0 })
     }
     /// Number of candidates of each of `rows` probe rows.
     pub(super) fn counts(&self, view: &View<'_>, rows: usize) -> Vec<usize> {
@@ -127,19 +142,25 @@ impl ProbePlan {
     pub(super) fn next(&mut self, view: &View<'_>, end: u32, limit: usize) -> Result<Option<Matches>> {
         let starts: Vec<u32> = head_starts(view.head);
         let mut out = Matches::default();
+        let inside = |probe: u32, row: u32| match (&self.within, view.index) {
+            (Some(w), Some(head)) => {
+                let code = head.ords[row as usize];
+                w.from[probe as usize] <= code && code <= w.to[probe as usize]
+            }
+            _ => true,
+        };
         while out.row.len() < limit.max(1) {
             let Some(r) = self.ranges.get(self.at).copied().filter(|r| r.probe < end) else { break };
             let room = limit.max(1) - out.row.len();
             if r.source == HEAD {
-                let (mut row, mut n) = if r.len == 0 {
-                    (if self.within == 0 { r.start } else { self.within - 1 }, 0)
-                } else {
-                    (r.start, 0)
-                };
+                let (mut row, mut n) =
+                    if r.len == 0 { (if self.done == 0 { r.start } else { self.done - 1 }, 0) } else { (r.start, 0) };
                 while row != NIL && n < room {
-                    let block = starts.partition_point(|s| *s <= row) - 1;
-                    out.push(r.probe, id(HEAD, block, row - starts[block]));
-                    n += 1;
+                    if inside(r.probe, row) {
+                        let block = starts.partition_point(|s| *s <= row) - 1;
+                        out.push(r.probe, id(HEAD, block, row - starts[block]));
+                        n += 1;
+                    }
                     row = match view.index {
                         Some(head) if r.len == 0 => head.older(row),
                         _ => NIL,
@@ -147,15 +168,15 @@ impl ProbePlan {
                 }
                 if row == NIL {
                     self.at += 1;
-                    self.within = 0;
+                    self.done = 0;
                 } else {
-                    self.within = row + 1;
+                    self.done = row + 1;
                 }
                 continue;
             }
             let run = &view.runs[r.source as usize];
-            let n = room.min((r.len - self.within) as usize) as u32;
-            let (mut block, mut row) = run.locate(r.start + self.within);
+            let n = room.min((r.len - self.done) as usize) as u32;
+            let (mut block, mut row) = run.locate(r.start + self.done);
             for _ in 0..n {
                 if row as usize == run.blocks[block].len() {
                     (block, row) = (block + 1, 0);
@@ -163,10 +184,10 @@ impl ProbePlan {
                 out.push(r.probe, id(r.source, block, row));
                 row += 1;
             }
-            self.within += n;
-            if self.within == r.len {
+            self.done += n;
+            if self.done == r.len {
                 self.at += 1;
-                self.within = 0;
+                self.done = 0;
             }
         }
         if out.row.is_empty() {

@@ -1,5 +1,5 @@
-//! Immutable runs: rows sorted by the hash of their key, with a radix directory that finds a hash in a few steps
-//! whatever the size of the run.
+//! Immutable runs: rows sorted by the hash of their key, and then by their order if they have one, with a radix directory
+//! that finds a hash in a few steps whatever the size of the run.
 
 use std::sync::Arc;
 
@@ -18,6 +18,8 @@ pub(super) struct Run {
     pub starts: Vec<u32>,
     /// All hashes, contiguous, for probing.
     pub hashes: Vec<u64>,
+    /// Codes of the order of all rows; none if they have no order. They ascend where hashes are equal.
+    pub ords: Vec<i64>,
     /// For each radix the first position with at least this radix; one more entry than there are radixes.
     directory: Vec<u32>,
     shift: u32,
@@ -26,10 +28,17 @@ pub(super) struct Run {
 
 impl Run {
     /// `None` without rows.
-    pub fn new(blocks: Vec<Arc<Block>>) -> Option<Self> {
+    pub fn new(spec: &Spec, blocks: Vec<Arc<Block>>) -> Result<Option<Self>> {
         let rows: usize = blocks.iter().map(|b| b.len()).sum();
         if rows == 0 {
-            return None;
+            return Ok(None);
+        }
+        let mut ords = Vec::new();
+        if spec.ord.is_some() {
+            ords.reserve_exact(rows);
+            for b in &blocks {
+                ords.extend(spec.ords(&b.rows)?);
+            }
         }
         let mut starts = Vec::with_capacity(blocks.len());
         let mut hashes = Vec::with_capacity(rows);
@@ -54,8 +63,28 @@ impl Run {
             }
         }
         directory.push(rows as u32);
-        let bytes = blocks.iter().map(|b| b.bytes).sum::<usize>() + 8 * rows + 4 * directory.len();
-        Some(Self { blocks, starts, hashes, directory, shift, bytes })
+        let bytes = blocks.iter().map(|b| b.bytes).sum::<usize>() + 8 * (rows + ords.len()) + 4 * directory.len();
+        Ok(Some(Self { blocks, starts, hashes, ords, directory, shift, bytes }))
+    }
+    /// What rows are sorted by.
+    pub fn place(&self, position: usize) -> (u64, i64) {
+        (self.hashes[position], self.ords.get(position).copied().unwrap_or_default())
+    }
+    /// The first position from `from` on whose place is after `last`.
+    pub fn after(&self, from: usize, last: (u64, i64)) -> usize {
+        let (mut low, mut high) = (from, self.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.place(middle) <= last { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+    /// Of `len` rows from `start`, all of one hash, those with codes `from..=to`: first position and number.
+    pub fn within(&self, (start, len): (u32, u32), from: i64, to: i64) -> (u32, u32) {
+        let ords = &self.ords[start as usize..(start + len) as usize];
+        let first = ords.partition_point(|o| *o < from);
+        let end = first + ords[first..].partition_point(|o| *o <= to);
+        (start + first as u32, (end - first) as u32)
     }
     pub fn len(&self) -> usize {
         self.hashes.len()
@@ -100,12 +129,18 @@ pub(super) fn sorted_run(spec: &Spec, batches: &[ZBatch], hashes: &[Vec<u64>]) -
     for (b, hashes) in hashes.iter().enumerate() {
         order.extend(hashes.iter().enumerate().map(|(i, h)| (*h, b as u32, i as u32)));
     }
-    order.sort_unstable();
+    if spec.ord.is_some() {
+        let ords = batches.iter().map(|b| spec.ords(&b.rows)).collect::<Result<Vec<_>>>()?;
+        let place = |(hash, b, i): &(u64, u32, u32)| (*hash, ords[*b as usize][*i as usize], *b, *i);
+        order.sort_unstable_by_key(place);
+    } else {
+        order.sort_unstable();
+    }
     let mut blocks = Vec::with_capacity(order.len() / BLOCK_ROWS + 1);
     for piece in order.chunks(BLOCK_ROWS) {
         blocks.push(Arc::new(pick(spec, batches, piece)?));
     }
-    Ok(Run::new(blocks))
+    Run::new(spec, blocks)
 }
 
 /// The block of these (hash, batch, row).
@@ -139,12 +174,12 @@ mod tests {
     use arrow::datatypes::Schema;
 
     fn run(hashes: &[u64]) -> Run {
-        let spec = Spec::new(Arc::new(Schema::empty()), vec![], u64::MAX);
+        let spec = Spec::new(Arc::new(Schema::empty()), vec![], None, u64::MAX);
         let block = |h: &[u64]| {
             let rows: RecordBatch = spec.batch(vec![], h.len()).expect("batch");
             Arc::new(Block::new(rows, Weights::AllOne, h.to_vec(), 0))
         };
-        Run::new(hashes.chunks(7).map(block).collect()).expect("rows")
+        Run::new(&spec, hashes.chunks(7).map(block).collect()).expect("a run").expect("rows")
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl ArrangementSnapshot {
     pub fn lookup(&self, keys: &[ArrayRef]) -> Result<ZBatch> {
         let view = View { spec: &self.spec, runs: &self.runs, head: &self.head, index: None };
         let rows = keys.first().map_or(1, |k| k.len());
-        let mut plan = ProbePlan::new(&view, keys, rows)?;
+        let mut plan = ProbePlan::new(&view, keys, rows, None)?;
         let Some(matches) = plan.next(&view, u32::MAX, usize::MAX)? else {
             return Ok(ZBatch::inserts(self.spec.batch(empty_columns(&self.spec.schema), 0)?));
         };

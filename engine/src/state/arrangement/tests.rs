@@ -144,16 +144,45 @@ fn check_scan(s: &ArrangementSnapshot, model: &Model) {
 #[derive(Clone, Copy)]
 struct Case {
     key: &'static [usize],
+    ord: Option<usize>,
     cap: usize,
     mask: u64,
     retract: bool,
     seed: u64,
 }
 
+/// Rows of a key within a range of another column.
+fn check_range(a: &Arrangement, model: &Model, key: &[usize], ord: usize, rng: &mut SmallRng, keys: i64) {
+    let n = rng.random_range(1..6);
+    let probes: Vec<Row> = (0..n).map(|_| random_row(rng, keys)).collect();
+    let batch = zbatch(&probes.iter().map(|r| (r.clone(), 1)).collect::<Vec<_>>());
+    let columns: Vec<ArrayRef> = key.iter().map(|k| batch.rows.column(*k).clone()).collect();
+    let ends = || order::codes(batch.rows.column(ord)).expect("codes");
+    let mut within = order::CodeRanges { from: ends(), to: ends() };
+    within.to.rotate_left(1);
+    let mut plan = a.plan_within(&columns, n, within.clone()).expect("plan");
+    let (limit, mut found) = (rng.random_range(1..4), Matches::default());
+    while let Some(m) = a.matches(&mut plan, u32::MAX, limit).expect("step") {
+        found.probe.extend(m.probe);
+        found.row.extend(m.row);
+        found.weight.extend(m.weight);
+    }
+    let mut expected = BTreeMap::new();
+    for (p, probe) in probes.iter().enumerate() {
+        for (row, w) in model.iter().filter(|(row, _)| key_of(row, key) == key_of(probe, key)) {
+            let code = order::codes(zbatch(&[(row.clone(), 1)]).rows.column(ord)).expect("codes")[0];
+            if within.from[p] <= code && code <= within.to[p] {
+                expected.insert((p as u32, row.clone()), *w);
+            }
+        }
+    }
+    assert_eq!(found_matches(a, &found), expected);
+}
+
 fn history(case: Case) {
     let mut rng = SmallRng::seed_from_u64(case.seed);
     let make = || {
-        let mut a = Arrangement::with_hash_mask(schema(), case.key.to_vec(), case.cap, case.mask);
+        let mut a = Arrangement::with(Spec::new(schema(), case.key.to_vec(), case.ord, case.mask), case.cap);
         a.set_rewrite_rows(32);
         a
     };
@@ -219,6 +248,9 @@ fn history(case: Case) {
                 }
             }
             89..95 => check_scan(&a.snapshot(), &model),
+            _ if case.ord.is_some() && rng.random() => {
+                check_range(&a, &model, case.key, case.ord.unwrap_or_default(), &mut rng, keys);
+            }
             _ => check_probe(&a, &model, case.key, &mut rng, keys),
         }
         assert_eq!(a.len(), a.stats().rows);
@@ -235,10 +267,14 @@ fn history(case: Case) {
 }
 
 fn histories(key: &'static [usize], retract: bool) {
+    histories_in_order(key, None, retract);
+}
+
+fn histories_in_order(key: &'static [usize], ord: Option<usize>, retract: bool) {
     for cap in [4, 64 * 1024] {
         for mask in [u64::MAX, 3, 0xc000_0000_0000_0000] {
             for seed in 0..12 {
-                history(Case { key, cap, mask, retract, seed });
+                history(Case { key, ord, cap, mask, retract, seed });
             }
         }
     }
@@ -258,6 +294,26 @@ fn histories_by_several_keys_agree_with_a_map() {
 #[test]
 fn histories_without_key_agree_with_a_map() {
     histories(&[], true);
+}
+
+#[test]
+fn histories_in_order_of_a_column_agree_with_a_map() {
+    histories_in_order(&[], Some(0), true);
+    histories_in_order(&[0], Some(1), true);
+    histories_in_order(&[1], Some(2), false);
+}
+
+#[test]
+fn a_range_looks_at_the_rows_of_the_range() {
+    let mut a = Arrangement::with(Spec::new(schema(), vec![], Some(0), u64::MAX), 16);
+    for i in 0..100 {
+        a.append(&wide(i * 100, 100, 1)).expect("append");
+    }
+    while a.maintain(1000).expect("maintain") {}
+    let within = order::CodeRanges { from: vec![5000, 70, 9], to: vec![5009, 60, 9] };
+    let plan = a.plan_within(&[], 3, within).expect("plan");
+    assert_eq!(a.candidates(&plan, 3), [10, 0, 1]);
+    assert!(a.runs.len() < 8, "rows of one key are merged in slices");
 }
 
 #[test]

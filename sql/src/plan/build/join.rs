@@ -6,7 +6,8 @@ use datafusion::logical_expr::logical_plan::Join;
 use datafusion::logical_expr::type_coercion::binary::comparison_coercion;
 use datafusion::logical_expr::{LogicalPlan, lit};
 
-use super::{Builder, IncOp, PlanExpr, Planned, arrow_schema, cast, positional, recompute};
+use super::{Builder, IncOp, NodeId, PlanExpr, Planned, SqlError, arrow_schema, cast, positional, ranges, recompute};
+use crate::asof::AsOf;
 use crate::plan::JoinKind;
 
 impl Builder<'_> {
@@ -47,18 +48,7 @@ impl Builder<'_> {
         let (left_width, right_width) = (left.schema().fields().len(), right.schema().fields().len());
         let left_id = self.plan(left)?;
         let right_id = self.plan(right)?;
-        // Rows find each other by the hash of the key's value, so both sides need it in one type.
-        let left_types = self.typed(left_id, &left_keys, |_| None)?;
-        let right_types = self.typed(right_id, &right_keys, |_| None)?;
-        for i in 0..left_keys.len() {
-            let (l, r) = (left_types.field(i).data_type(), right_types.field(i).data_type());
-            let Some(common) = common_type(l, r) else { return recompute(format!("join of {l} with {r}")) };
-            for (keys, have) in [(&mut left_keys, l), (&mut right_keys, r)] {
-                if *have != common {
-                    keys[i] = cast(keys[i].clone(), &common);
-                }
-            }
-        }
+        self.common_types(left_id, &mut left_keys, right_id, &mut right_keys)?;
         let (left_id, left_at) = self.with_columns(left_id, &left_keys)?;
         let (right_id, right_at) = self.with_columns(right_id, &right_keys)?;
         let (left_id, right_id) = if left_at.is_empty() {
@@ -69,6 +59,9 @@ impl Builder<'_> {
         let left_all = self.width(left_id);
         // The residual's right columns come after all the left ones, key columns included.
         let residual = residual.map(|e| shift_right(e, left_width, left_all)).transpose()?;
+        let ranges = residual
+            .as_ref()
+            .and_then(|r| ranges::of(r, &self.schema(left_id), &self.schema(right_id), !join.on.is_empty()));
         let only_left = matches!(kind, JoinKind::LeftSemi | JoinKind::LeftAnti);
         let schema = match only_left {
             true => self.schema(left_id),
@@ -79,6 +72,7 @@ impl Builder<'_> {
             on: left_at.into_iter().zip(right_at).collect(),
             residual,
             null_equals_null: join.null_equality == NullEquality::NullEqualsNull,
+            ranges,
         };
         let joined = self.add(op, vec![left_id, right_id], schema);
         let mut columns: Vec<usize> = (0..left_width).collect();
@@ -86,6 +80,61 @@ impl Builder<'_> {
             columns.extend(left_all..left_all + right_width);
         }
         self.keep_columns(joined, columns, arrow_schema(&join.schema))
+    }
+
+    /// Each left row with its nearest right row.
+    pub(super) fn as_of(&mut self, join: &AsOf) -> Planned {
+        let pairs = || join.on.iter().chain([&join.time]);
+        let mut left_at = pairs().map(|(l, _)| positional(l, join.left.schema())).collect::<Planned<Vec<_>>>()?;
+        let mut right_at = pairs().map(|(_, r)| positional(r, join.right.schema())).collect::<Planned<Vec<_>>>()?;
+        let (left_width, right_width) = (join.left.schema().fields().len(), join.right.schema().fields().len());
+        let left = self.plan(&join.left)?;
+        let right = self.plan(&join.right)?;
+        self.common_types(left, &mut left_at, right, &mut right_at)?;
+        let (left, mut left_keys) = self.with_columns(left, &left_at)?;
+        let (right, mut right_keys) = self.with_columns(right, &right_at)?;
+        let (Some(left_time), Some(right_time)) = (left_keys.pop(), right_keys.pop()) else {
+            return Err(SqlError::internal("an ASOF join without a time").into());
+        };
+        let (left, right) = if left_keys.is_empty() {
+            (self.single(left), self.single(right))
+        } else {
+            (self.hashed(left, left_keys.clone()), self.hashed(right, right_keys.clone()))
+        };
+        let left_all = self.width(left);
+        let schema = concat(&self.schema(left), &self.schema(right));
+        let op = IncOp::AsOf {
+            on: left_keys.into_iter().zip(right_keys).collect(),
+            time: (left_time, right_time),
+            compare: join.compare,
+            outer: join.outer,
+        };
+        let joined = self.add(op, vec![left, right], schema);
+        let columns = (0..left_width).chain(left_all..left_all + right_width).collect();
+        self.keep_columns(joined, columns, arrow_schema(&join.schema))
+    }
+
+    /// Casts keys of both sides where their types differ: rows find each other by the hash of the key's value, so both
+    /// sides need it in one type.
+    fn common_types(
+        &self,
+        left: NodeId,
+        left_keys: &mut [PlanExpr],
+        right: NodeId,
+        right_keys: &mut [PlanExpr],
+    ) -> Planned<()> {
+        let left_types = self.typed(left, left_keys, |_| None)?;
+        let right_types = self.typed(right, right_keys, |_| None)?;
+        for (i, (l, r)) in left_types.fields().iter().zip(right_types.fields()).enumerate() {
+            let (l, r) = (l.data_type(), r.data_type());
+            let Some(common) = common_type(l, r) else { return recompute(format!("join of {l} with {r}")) };
+            for (key, have) in [(&mut left_keys[i], l), (&mut right_keys[i], r)] {
+                if *have != common {
+                    *key = cast(key.clone(), &common);
+                }
+            }
+        }
+        Ok(())
     }
 }
 

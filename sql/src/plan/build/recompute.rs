@@ -98,6 +98,7 @@ impl Builder<'_> {
 
     /// Recomputes the whole subtree: its leaves are the relations it reads.
     fn recompute_deep(&mut self, plan: &LogicalPlan, reason: String) -> Planned {
+        crate::asof::refuse(plan)?;
         let mut inputs = Vec::new();
         let mut failed = None;
         let expanded = crate::decorrelate::set_op::expand(plan.clone())?;

@@ -290,4 +290,48 @@ const QUERIES: &[&str] = &[
     "select a from t where a not in (select u.a from u where u.s = t.s)",
     "select * from generate_series(1, 3)",
     "select u.c + t.b, t.c * 2 from t join u on t.a = u.a and t.b = u.b where u.s is null",
+    "select t.a, u.b from t join u on t.a = u.a and u.b between t.b - 5 and t.b + 5",
+    "select x.k, y.ts from e x left join e y on x.k = y.k and y.ts between x.ts and x.ts + interval '10 minutes'",
+    "select x.k, y.ts from e x join e y on x.k = y.k and y.ts between x.ts and x.ts + interval '1 month'",
+    "select t.a from t join u on t.b >= u.a and t.b < u.b and t.s <> u.s",
+    "select t.a from t join u on t.b >= u.a and 10 / t.a > u.b",
+    "select t.a from t join e on e.k <= t.b and t.c < t.a",
+    "select a from t where b > (select max(b) from u)",
 ];
+
+#[test]
+fn asof_joins_are_native_and_keep_all_columns_of_the_right_side() {
+    let state = test_state();
+    let sql = "select t.s, u.b from t asof left join u on t.a = u.a and u.c <= t.b";
+    let parsed = crate::parse::parse_query(sql).unwrap();
+    let logical = futures_block(plan_query(&state, &parsed, sql)).unwrap();
+    let plan = build(&state, logical, &Tables).unwrap();
+    let lines = explain(&plan, &|r| NAMES[r.0 as usize].to_owned(), true);
+    assert!(lines.iter().any(|l| l.contains("AsOfJoin Left on (a = a,") && l.ends_with("[native]")), "{lines:#?}");
+    assert!(lines.iter().any(|l| l.contains("keeps the rows of both sides, in order of")), "{lines:#?}");
+    assert!(lines.iter().any(|l| l.contains("Source u (a, b, c, s)")), "{lines:#?}");
+    assert!(lines.iter().any(|l| l.contains("Source t (a, b, s)")), "{lines:#?}");
+    let back = from_json(&state, &to_json(&plan).unwrap()).unwrap();
+    assert_eq!(format!("{:?}", plan.nodes), format!("{:?}", back.nodes));
+}
+
+#[test]
+fn joins_that_were_stored_before_there_were_ranges_have_none() {
+    let plan = try_plan("select t.a from t join u on t.b < u.b").unwrap();
+    let ranges = |p: &IncPlan| {
+        p.nodes.iter().find_map(|n| match &n.op {
+            IncOp::Join { ranges, .. } => Some(ranges.clone()),
+            _ => None,
+        })
+    };
+    assert!(matches!(ranges(&plan), Some(Some(_))));
+    let mut json = to_json(&plan).unwrap();
+    let mut found = 0;
+    for node in json["nodes"].as_array_mut().unwrap() {
+        if let Some(join) = node["op"].get_mut("join") {
+            found += usize::from(join.as_object_mut().unwrap().remove("ranges").is_some());
+        }
+    }
+    assert_eq!(found, 1);
+    assert_eq!(ranges(&from_json(&test_state(), &json).unwrap()), Some(None));
+}
