@@ -64,6 +64,7 @@ impl Builder<'_> {
             IncOp::SetOp { kind } => *kind == SetOpKind::IntersectAll,
             IncOp::Aggregate { .. } | IncOp::TopN { .. } | IncOp::TopRank { .. } => false,
             IncOp::Over { .. } | IncOp::Recompute { .. } => false,
+            IncOp::Recursive { .. } => false, // given by what its step does
         };
         if keeps && inputs.iter().all(|i| self.node(*i).kind == ChangelogKind::Append) {
             ChangelogKind::Append
@@ -100,7 +101,7 @@ impl Builder<'_> {
                 let hash = Distribution::Hash(input.to_vec());
                 if of(0).contains(&hash) { vec![Distribution::Hash(k.output.clone())] } else { Vec::new() }
             }
-            IncOp::Recompute { keys: None, .. } => vec![Distribution::Single],
+            IncOp::Recompute { keys: None, .. } | IncOp::Recursive { .. } => vec![Distribution::Single],
             IncOp::Union => {
                 let shared = |d: &&Distribution| (1..inputs.len()).all(|i| of(i).contains(d));
                 of(0).iter().filter(shared).cloned().collect()
@@ -122,7 +123,8 @@ impl Builder<'_> {
 
     /// Both joins' sides must agree, so only exactly the wanted distribution will do.
     fn exchange(&mut self, input: NodeId, distribution: Distribution) -> NodeId {
-        if self.places[input.0 as usize].contains(&distribution) {
+        // A step of a recursion runs where its rows are.
+        if self.one_shard || self.places[input.0 as usize].contains(&distribution) {
             return input;
         }
         let schema = self.schema(input);
