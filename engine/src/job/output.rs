@@ -79,7 +79,9 @@ impl OutputStore {
     /// What was added since the last freeze.
     pub fn freeze(&mut self) -> Result<SlotDelta> {
         match self {
-            Self::Log(log) => Ok(SlotDelta { slot: SLOT.into(), replaces: false, batches: std::mem::take(&mut log.unfrozen) }),
+            Self::Log(log) => {
+                Ok(SlotDelta { slot: SLOT.into(), replaces: false, batches: std::mem::take(&mut log.unfrozen) })
+            }
             Self::Indexed(a) => a.freeze(SLOT),
         }
     }

@@ -30,7 +30,8 @@ use crate::functions::{Collect, Stat};
 
 /// Encodes a plan for the catalog.
 pub fn to_json(plan: &IncPlan) -> Result<serde_json::Value> {
-    serde_json::to_value(PlanFile::encode(plan)?).map_err(|e| SqlError::internal(format!("plan cannot be encoded: {e}")))
+    serde_json::to_value(PlanFile::encode(plan)?)
+        .map_err(|e| SqlError::internal(format!("plan cannot be encoded: {e}")))
 }
 
 /// Decodes what [`to_json`] wrote. Functions are found by name in `state`. An unknown version is an error.

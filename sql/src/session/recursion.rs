@@ -96,7 +96,8 @@ fn in_order(reads: &[BTreeSet<usize>]) -> Option<Vec<usize>> {
 
 /// DataFusion plans a UNION in a WITH RECURSIVE by its two sides alone: what else the query has is kept around it.
 fn keep_whole(query: &mut Box<Query>) {
-    let more = query.with.is_some() || query.order_by.is_some() || query.limit_clause.is_some() || query.fetch.is_some();
+    let more =
+        query.with.is_some() || query.order_by.is_some() || query.limit_clause.is_some() || query.fetch.is_some();
     if !more || !matches!(*query.body, SetExpr::SetOperation { op: SetOperator::Union, .. }) {
         return;
     }
@@ -130,9 +131,8 @@ fn check_recursive(cte: &mut Cte, name: &str, state: &SessionState, text: &str) 
     }
     let query = cte.query.as_ref();
     let SetExpr::SetOperation { op: SetOperator::Union, set_quantifier, left, right } = query.body.as_ref() else {
-        let message = format!(
-            "recursive query \"{name}\" does not have the form non-recursive-term UNION [ALL] recursive-term"
-        );
+        let message =
+            format!("recursive query \"{name}\" does not have the form non-recursive-term UNION [ALL] recursive-term");
         return Err(at(SqlError::new(INVALID_RECURSION, message), text, here));
     };
     let clause = match &query.limit_clause {
@@ -150,8 +150,7 @@ fn check_recursive(cte: &mut Cte, name: &str, state: &SessionState, text: &str) 
         let e = SqlError::unsupported(format!("WITH inside of the recursive query \"{name}\" is not supported"));
         return Err(at(e.hint("Write its queries before it, in the same WITH."), text, here));
     }
-    let known =
-        matches!(set_quantifier, SetQuantifier::All | SetQuantifier::Distinct | SetQuantifier::None);
+    let known = matches!(set_quantifier, SetQuantifier::All | SetQuantifier::Distinct | SetQuantifier::None);
     if !known {
         return Err(at(SqlError::unsupported(format!("UNION {set_quantifier} in a recursive query")), text, here));
     }
@@ -160,9 +159,8 @@ fn check_recursive(cte: &mut Cte, name: &str, state: &SessionState, text: &str) 
         return Err(at(SqlError::new(INVALID_RECURSION, message), text, found));
     }
     let mut walk = Walk { name, state, found: 0 };
-    walk.set(right, Place::Plain).map_err(|(message, location)| {
-        at(SqlError::new(INVALID_RECURSION, message), text, location)
-    })
+    walk.set(right, Place::Plain)
+        .map_err(|(message, location)| at(SqlError::new(INVALID_RECURSION, message), text, location))
 }
 
 /// Where a reference stands.

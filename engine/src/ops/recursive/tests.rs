@@ -11,6 +11,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use millstream_sql::optimize::RoundsMax;
 use millstream_sql::plan::build::{Relations, build};
+use millstream_sql::plan::explain::explain;
 use millstream_sql::plan::{ChangelogKind, IncOp, IncPlan, RelationId};
 use millstream_sql::session::{plan_query, session_state_for_views};
 
@@ -89,7 +90,8 @@ fn plan(sql: &str, kind: ChangelogKind, rounds_max: u32) -> Arc<IncPlan> {
     let state = context(&[], &[], rounds_max).state();
     let plan = logical(&state, sql).and_then(|l| build(&state, l, &Graph(kind)));
     let plan = plan.unwrap_or_else(|e| panic!("{sql}: {e}"));
-    assert!(plan.nodes.iter().any(|n| matches!(n.op, IncOp::Recursive { .. })), "{sql} is not run natively");
+    let native = plan.nodes.iter().any(|n| matches!(n.op, IncOp::Recursive { .. }));
+    assert!(native, "{sql}\n{}", explain(&plan, &|r| format!("#{}", r.0), false).join("\n"));
     Arc::new(plan)
 }
 
@@ -171,7 +173,8 @@ impl View {
     }
 }
 
-const REACH: &str = "WITH RECURSIVE r(n) AS (SELECT k FROM s UNION SELECT e.b FROM r JOIN e ON e.a = r.n) SELECT n FROM r";
+const REACH: &str =
+    "WITH RECURSIVE r(n) AS (SELECT k FROM s UNION SELECT e.b FROM r JOIN e ON e.a = r.n) SELECT n FROM r";
 const PATHS: &str = "WITH RECURSIVE r(n, d) AS (SELECT k, 0 FROM s UNION ALL SELECT e.b, r.d + 1 FROM r JOIN e ON e.a = r.n \
      WHERE r.d < 4) SELECT n, d FROM r";
 
@@ -337,7 +340,9 @@ fn a_cycle_that_lost_its_way_in_is_gone() {
 
 #[test]
 fn an_edge_of_a_cycle_that_comes_as_another_goes_does_not_run_for_ever() {
-    let mut view = View::of("WITH RECURSIVE r(n) AS (SELECT k FROM s UNION ALL SELECT e.b FROM r JOIN e ON e.a = r.n) SELECT n FROM r");
+    let mut view = View::of(
+        "WITH RECURSIVE r(n) AS (SELECT k FROM s UNION ALL SELECT e.b FROM r JOIN e ON e.a = r.n) SELECT n FROM r",
+    );
     let edge = |a, b| (Some(a), Some(b), 1, "y");
     view.tick(&[(edge(1, 2), 1)], &[(Some(1), 1)]).unwrap();
     view.tick(&[(edge(1, 2), -1), (edge(2, 3), 1), (edge(3, 2), 1)], &[]).unwrap();
@@ -367,7 +372,8 @@ fn a_recursion_without_end_fails_in_views_as_in_queries() {
 
 #[test]
 fn rows_that_double_in_every_round_end_at_the_limit_of_rows() {
-    let sql = "WITH RECURSIVE r(n) AS (SELECT k FROM s UNION ALL SELECT e.b FROM r JOIN e ON e.a = r.n) SELECT n FROM r";
+    let sql =
+        "WITH RECURSIVE r(n) AS (SELECT k FROM s UNION ALL SELECT e.b FROM r JOIN e ON e.a = r.n) SELECT n FROM r";
     let mut view = View::new(plan(sql, ChangelogKind::Retract, 1000), 1);
     let edge = (Some(1), Some(1), 1, "y");
     let error = view.tick(&[(edge, 2)], &[(Some(1), 1)]).unwrap_err();

@@ -158,10 +158,11 @@ impl Builder<'_> {
         }
         let width = input_schema.fields().len();
         // Other names alone are no work, where the operator below names its own columns.
-        let named = !matches!(
-            self.node(input).op,
-            IncOp::Source { .. } | IncOp::Values { .. } | IncOp::Union | IncOp::Exchange { .. }
-        );
+        let named = self.one_shard
+            || !matches!(
+                self.node(input).op,
+                IncOp::Source { .. } | IncOp::Values { .. } | IncOp::Union | IncOp::Exchange { .. }
+            );
         let exprs = exprs.filter(|e| {
             let same = |(a, b): (&FieldRef, &FieldRef)| a.name() == b.name();
             let same_names = named || input_schema.fields().iter().zip(schema.fields()).all(same);

@@ -19,6 +19,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Column, DFSchema, JoinType, TableReference};
 use datafusion::datasource::cte_worktable::CteWorkTable;
 use datafusion::datasource::empty::EmptyTable;
+use datafusion::error::DataFusionError;
 use datafusion::logical_expr::expr::Alias;
 use datafusion::logical_expr::logical_plan::{
     Aggregate, Distinct, Filter, Join, Projection, RecursiveQuery, SubqueryAlias, TableScan, Unnest, Window,
@@ -57,10 +58,10 @@ impl Builder<'_> {
         let appends = kinds.iter().all(|k| *k == ChangelogKind::Append);
         // A new way to a row may move it to an earlier round.
         kinds[0] = if appends && !query.is_distinct { ChangelogKind::Append } else { ChangelogKind::Retract };
-        let mut step = self.step(&carried, &rows, &kinds)?;
+        let mut step = self.step(&carried, &rows, &inputs, &kinds)?;
         if kinds[0] == ChangelogKind::Append && step.node(step.output).kind != ChangelogKind::Append {
             kinds[0] = ChangelogKind::Retract;
-            step = self.step(&carried, &rows, &kinds)?;
+            step = self.step(&carried, &rows, &inputs, &kinds)?;
         }
         let grows = match query.is_distinct {
             true => appends && step.nodes.iter().all(|n| monotone(&n.op)),
@@ -72,13 +73,29 @@ impl Builder<'_> {
     }
 
     /// The plan of a round. `kinds`: of the rows of a round, then of the node's further inputs.
-    fn step(&self, carried: &LogicalPlan, rows: &SchemaRef, kinds: &[ChangelogKind]) -> Planned<IncPlan> {
+    fn step(
+        &self,
+        carried: &LogicalPlan,
+        rows: &SchemaRef,
+        inputs: &[NodeId],
+        kinds: &[ChangelogKind],
+    ) -> Planned<IncPlan> {
         let ports = Ports(kinds.to_vec());
         let mut builder = Builder::new(&ports, self.rounds_max);
         builder.one_shard = true;
         let root = builder.plan(carried)?;
         let root = builder.cast_columns(root, rows)?;
-        let plan = builder.finish(root, rows, Vec::new());
+        let mut plan = builder.finish(root, rows, Vec::new());
+        // Ports have the names of what they stand for.
+        for node in &mut plan.nodes {
+            if let IncOp::Source { relation, projection } = &node.op {
+                let named = match inputs.get(relation.0 as usize) {
+                    Some(id) if relation.0 > 0 => self.schema(*id),
+                    _ => SchemaRef::clone(rows),
+                };
+                node.schema = nullable(&named.project(projection).map_err(DataFusionError::from)?);
+            }
+        }
         // It would be computed anew for all rounds at every round.
         match plan.nodes.iter().find(|n| n.op.tier() != Tier::Native) {
             Some(n) => match &n.op {
@@ -177,7 +194,9 @@ impl Carry<'_, '_> {
             LogicalPlan::Aggregate(a) => self.aggregate(a),
             LogicalPlan::Window(w) => self.window(w),
             LogicalPlan::Union(_) => recompute("recursive query with UNION in its recursive term"),
-            LogicalPlan::Limit(_) | LogicalPlan::Sort(_) => recompute("recursive query with LIMIT in its recursive term"),
+            LogicalPlan::Limit(_) | LogicalPlan::Sort(_) => {
+                recompute("recursive query with LIMIT in its recursive term")
+            }
             other => recompute(format!("recursive query with {}", super::operator_name(other))),
         }
     }
@@ -226,8 +245,14 @@ impl Carry<'_, '_> {
             T::Right | T::RightSemi | T::RightAnti => !reads_left,
             T::Full | T::LeftMark | T::RightMark => false,
         };
-        if !fits || j.null_aware {
-            return recompute("recursive query with such a join");
+        if j.null_aware {
+            return recompute("recursive query with NOT IN over NULLs");
+        }
+        match j.join_type {
+            T::LeftSemi if !reads_left => return self.semi(&j.left, &j.right, j),
+            T::RightSemi if reads_left => return self.semi(&j.right, &j.left, j),
+            _ if !fits => return recompute("recursive query with such a join"),
+            _ => {}
         }
         let (left, right) = match reads_left {
             true => (self.plan(&j.left)?, self.input(&j.right)?),
@@ -249,6 +274,42 @@ impl Carry<'_, '_> {
             (false, _) => j.left.schema().fields().len() + j.right.schema().fields().len(),
         };
         round_last(joined, round, &j.schema)
+    }
+
+    /// Rows of `kept` with a partner among those of the recursion: in each round those that meet one of its keys.
+    /// DataFusion makes this of an inner join of which only the other side is read, below a DISTINCT.
+    fn semi(&mut self, kept: &LogicalPlan, filter: &LogicalPlan, j: &Join) -> Planned<LogicalPlan> {
+        if j.filter.is_some() || j.on.is_empty() {
+            return recompute("recursive query with such a join");
+        }
+        let rows = self.plan(filter)?;
+        let mut keys = Vec::with_capacity(j.on.len() + 1);
+        let mut on = Vec::with_capacity(j.on.len());
+        for (i, (left, right)) in j.on.iter().enumerate() {
+            let (of_kept, of_rows) = if j.join_type == JoinType::LeftSemi { (left, right) } else { (right, left) };
+            let name = format!("__key{i}");
+            keys.push(of_rows.clone().unalias().alias(&name));
+            on.push((Expr::Column(Column::new_unqualified(name)), of_kept.clone()));
+        }
+        keys.push(last(rows.schema())?);
+        let keys = LogicalPlan::Projection(Projection::try_new(keys, Arc::new(rows))?);
+        let keys = LogicalPlan::Distinct(Distinct::All(Arc::new(keys)));
+        let kept = self.input(kept)?;
+        let joined = LogicalPlan::Join(Join::try_new(
+            Arc::new(keys),
+            Arc::new(kept),
+            on,
+            None,
+            JoinType::Inner,
+            j.join_constraint,
+            j.null_equality,
+            false,
+        )?);
+        let round = j.on.len();
+        let column = |i: usize| Expr::Column(Column::from(joined.schema().qualified_field(i)));
+        let mut exprs: Vec<Expr> = (round + 1..joined.schema().fields().len()).map(column).collect();
+        exprs.push(column(round));
+        Ok(LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(joined))?))
     }
 
     fn aggregate(&mut self, a: &Aggregate) -> Planned<LogicalPlan> {
