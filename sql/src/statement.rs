@@ -99,6 +99,19 @@ pub struct CreateTable {
 
 /// `EMIT ..` at the end of a view.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmitClause {
+    /// When changes go out.
+    pub when: Emit,
+    /// `ALLOW LATENESS INTERVAL '..'`: rows that are late by no more than this still change results. Text of the interval.
+    pub lateness: Option<String>,
+    /// `LATE ROWS TO name`: where rows go that are later than that.
+    pub late_rows: Option<ObjectName>,
+    /// 1-based position of the clause.
+    pub position: usize,
+}
+
+/// When changes of a view go out.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Emit {
     /// `EMIT ON UPDATE` and its synonyms: the default of a materialized view.
     OnUpdate,
@@ -128,7 +141,7 @@ pub struct CreateView {
     /// The query's own text.
     pub query_text: String,
     /// EMIT clause, if written.
-    pub emit: Option<Emit>,
+    pub emit: Option<EmitClause>,
 }
 
 /// Kinds of named objects.

@@ -98,6 +98,28 @@ pub struct Index {
     pub columns: Vec<usize>,
 }
 
+/// `WATERMARK FOR c AS e` of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Watermark {
+    /// Position of the time column.
+    pub column: usize,
+    /// The expression: no later row is older than its largest value so far.
+    pub expr: String,
+    /// The relation that keeps the rows that are; `None`: they are counted only.
+    pub late: Option<RelationId>,
+}
+
+/// When changes of a view go out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct StoredEmit {
+    /// EMIT ON WINDOW CLOSE.
+    pub on_close: bool,
+    /// EMIT EVERY this interval.
+    pub every: Option<String>,
+    /// ALLOW LATENESS this interval.
+    pub lateness: Option<String>,
+}
+
 /// What is said about a relation beside its definition.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
@@ -112,6 +134,15 @@ pub struct Meta {
     pub paused: Paused,
     /// CREATE INDEX.
     pub indexes: Vec<Index>,
+    /// WATERMARK.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watermark: Option<Watermark>,
+    /// EMIT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub emit: Option<StoredEmit>,
+    /// The stream whose late rows these are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late_of: Option<RelationId>,
 }
 
 /// A relation of the catalog.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use millstream_connectors::Positions;
 
+use crate::coord::event_time::StoredTime;
 use crate::time::{Epoch, Timestamp};
 
 /// Version of the layout of all stored objects.
@@ -54,6 +55,9 @@ pub struct PausedRef {
     /// Positions of the connector streams it reads, by relation id. The rows of the stored relations it reads are the
     /// state `pause/<id>`, one node a relation.
     pub sources: BTreeMap<u64, Positions>,
+    /// Event time of those that have a watermark.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub event_time: BTreeMap<u64, StoredTime>,
 }
 
 /// A complete, restorable cut of everything, and the catalog.
@@ -82,6 +86,9 @@ pub struct Manifest {
     /// Up to where records of a stream that cannot be read are in `ms.errors`, by relation id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reported: BTreeMap<u64, Positions>,
+    /// Event time of streams with watermarks at the cut, by relation id.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub event_time: BTreeMap<u64, StoredTime>,
     /// Paused views by relation id: their state is older than the cut.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub paused: BTreeMap<u64, PausedRef>,

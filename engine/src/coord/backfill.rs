@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use millstream_connectors::Positions;
+use millstream_connectors::{Positions, SplitId};
 use millstream_sql::plan::RelationId;
 use tokio::sync::oneshot;
 
@@ -15,6 +15,7 @@ use super::ingest::{reached, read_range};
 use super::tick::{guarded, version_of};
 use super::{EngineInner, GroupId, GroupRunner, State};
 use crate::catalog::{Body, Catalog, Relation};
+use crate::ckpt::PausedRef;
 use crate::error::{Error, Result, SqlState};
 use crate::job::{JobRunner, TickRange};
 use crate::time::{Epoch, Timestamp};
@@ -107,9 +108,10 @@ pub(super) async fn build(inner: &Arc<EngineInner>, id: RelationId) -> Result<()
         }
     }
     // Streams that others follow already, from their start to where they were at `base`.
-    for (stream, from, to) in std::mem::take(&mut claimed.ranges) {
-        job = push_range(inner, job, &stream, &from, &to, at).await?;
+    for history in std::mem::take(&mut claimed.ranges) {
+        job = push_range(inner, job, &history, at).await?;
     }
+    job.set_time(&inner.lock().promises(&inputs, base));
     let nothing: HashMap<RelationId, Vec<ZBatch>> = HashMap::new();
     job = on_pool(inner, job, move |j| j.finish(&nothing, at)).await?.0;
     let indexes = relation.meta.indexes.clone();
@@ -147,9 +149,18 @@ pub(super) async fn join_group(
     attach(inner, id, view, inputs, claim).await
 }
 
+/// Rows of a stream that a view must read itself.
+pub(super) struct History {
+    pub stream: Arc<Relation>,
+    pub from: Positions,
+    pub to: Positions,
+    /// Watermarks of the partitions at `from`.
+    pub marks: BTreeMap<SplitId, i64>,
+}
+
 /// What the new view must read itself.
 pub(super) struct Claimed {
-    pub ranges: Vec<(Arc<Relation>, Positions, Positions)>,
+    pub ranges: Vec<History>,
     pub clock: Timestamp,
 }
 
@@ -157,7 +168,7 @@ pub(super) struct Claimed {
 pub(super) fn claim(
     inner: &Arc<EngineInner>,
     inputs: &BTreeSet<RelationId>,
-    stopped_at: Option<&BTreeMap<u64, Positions>>,
+    stopped_at: Option<&PausedRef>,
 ) -> Result<(Claim, Claimed)> {
     let mut guard = inner.lock();
     let st = &mut *guard;
@@ -170,13 +181,24 @@ pub(super) fn claim(
         };
         if let Body::Connector { start, .. } = &relation.body {
             streams.push(*input);
-            let Some(s) = st.relations.get_mut(input).and_then(|r| r.source.as_mut()) else { continue };
-            let from = stopped_at.and_then(|p| p.get(&input.0));
+            let now = inner.options.clock.now();
+            let Some(r) = st.relations.get_mut(input) else { continue };
+            let Some(s) = r.source.as_mut() else { continue };
+            let from = stopped_at.and_then(|p| p.sources.get(&input.0));
+            let time = stopped_at.and_then(|p| p.event_time.get(&input.0)).cloned().unwrap_or_default();
             if s.readers > 0 {
-                ranges.push((relation.clone(), from.unwrap_or(start).clone(), s.positions.clone()));
+                ranges.push(History {
+                    stream: relation.clone(),
+                    from: from.unwrap_or(start).clone(),
+                    to: s.positions.clone(),
+                    marks: time.partitions,
+                });
             } else {
                 // Positions without a reader are left from views that are gone: this view begins at the beginning.
                 s.positions = from.cloned().unwrap_or_default();
+                if let Some(t) = &mut r.time {
+                    t.restore(time, now);
+                }
             }
         }
     }
@@ -213,18 +235,17 @@ pub(super) async fn on_pool<T: Send + 'static>(
 pub(super) async fn push_range(
     inner: &Arc<EngineInner>,
     mut job: JobRunner,
-    stream: &Arc<Relation>,
-    from: &Positions,
-    to: &Positions,
+    history: &History,
     at: TickRange,
 ) -> Result<JobRunner> {
     // The reader runs ahead of the operators by a few chunks at most.
     let (tx, mut rx) = tokio::sync::mpsc::channel::<ZBatch>(4);
     let reader = {
-        let (inner, stream, from, to) = (inner.clone(), stream.clone(), from.clone(), to.clone());
+        let History { stream, from, to, marks } = history;
+        let (inner, stream, from, to, marks) = (inner.clone(), stream.clone(), from.clone(), to.clone(), marks.clone());
         inner.tasks.clone().spawn(async move {
             let (feed, mut batches) = tokio::sync::mpsc::unbounded_channel::<ZBatch>();
-            let read = read_range(&inner, &stream, &from, &to, move |b| {
+            let read = read_range(&inner, &stream, (&from, marks), &to, move |b| {
                 // The receiver is the loop below; it ends only after this sender is dropped.
                 let _ = feed.send(b);
                 Ok(())
@@ -242,7 +263,7 @@ pub(super) async fn push_range(
             }
         })
     };
-    let id = stream.id;
+    let id = history.stream.id;
     let (mut pending, mut rows) = (Vec::new(), 0);
     loop {
         let next = rx.recv().await;
@@ -282,7 +303,7 @@ async fn catch_up(
     to: Epoch,
 ) -> Result<Joining> {
     let Joining { job, frontier: from, mut changes } = view;
-    let (deltas, clock) = {
+    let (deltas, clock, promises) = {
         let st = inner.lock();
         let mut deltas: HashMap<RelationId, Vec<ZBatch>> = HashMap::new();
         for i in inputs {
@@ -290,9 +311,11 @@ async fn catch_up(
                 st.relation(*i)?.deltas_between(from, to).flat_map(|d| d.batches.iter().cloned()).collect();
             deltas.insert(*i, batches);
         }
-        (deltas, st.clock)
+        (deltas, st.clock_at(to), st.promises(inputs, to))
     };
     let at = TickRange { from, to, clock };
+    let mut job = job;
+    job.set_time(&promises);
     let (job, output) = on_pool(inner, job, move |j| j.finish(&deltas, at)).await?;
     if let Some(all) = &mut changes {
         all.extend(output.changes);
@@ -364,6 +387,7 @@ async fn attach(
         frontier: to,
         running: false,
         parked_at: None,
+        wakeup: runner.next_wakeup(),
         runner: Some(runner),
     };
     st.groups.insert(group_id, group);

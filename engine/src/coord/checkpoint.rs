@@ -14,6 +14,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use millstream_connectors::Positions;
 use millstream_sql::plan::RelationId;
 
+use super::event_time::StoredTime;
 use super::tick::guarded;
 use super::{EngineInner, GroupId, State};
 use crate::catalog::{Catalog, codec};
@@ -59,6 +60,7 @@ struct Header {
     catalog: Arc<Catalog>,
     sources: BTreeMap<u64, Positions>,
     reported: BTreeMap<u64, Positions>,
+    event_time: BTreeMap<u64, StoredTime>,
     paused: BTreeMap<u64, PausedRef>,
     live: BTreeSet<String>,
 }
@@ -158,6 +160,7 @@ pub(crate) async fn checkpoint(inner: &Arc<EngineInner>) -> Result<()> {
         catalog: codec::encode(&header.catalog)?,
         sources: header.sources,
         reported: header.reported,
+        event_time: header.event_time,
         states: writer.states(header.epoch, &header.paused),
         paused: header.paused,
         ..Manifest::default()
@@ -198,11 +201,14 @@ fn begin(inner: &Arc<EngineInner>) -> Result<Header> {
     let epoch = st.sealed;
     st.add_cut(epoch);
     let mut frozen: BTreeMap<String, (u32, Vec<FrozenSlot>)> = BTreeMap::new();
-    let (mut sources, mut reported) = (BTreeMap::new(), BTreeMap::new());
+    let (mut sources, mut reported, mut event_time) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for (id, r) in &mut st.relations {
         if let Some(store) = &mut r.store {
             let delta = store.freeze()?;
             frozen.insert(owner_of(*id, false), (1, vec![FrozenSlot { shard: 0, node: OUTPUT_NODE, delta }]));
+        }
+        if let Some(t) = &r.time {
+            event_time.insert(id.0, t.stored());
         }
         if let Some(s) = &r.source {
             if s.readers > 0 {
@@ -227,6 +233,7 @@ fn begin(inner: &Arc<EngineInner>) -> Result<Header> {
         catalog: st.catalog.clone(),
         sources,
         reported,
+        event_time,
         paused,
         live,
     };
@@ -307,6 +314,7 @@ pub(crate) async fn persist_catalog(inner: &Arc<EngineInner>, catalog: Catalog) 
     manifest.states.retain(|owner, _| owner_known(owner));
     manifest.sources.retain(|id, _| known.contains(id));
     manifest.reported.retain(|id, _| known.contains(id));
+    manifest.event_time.retain(|id, _| known.contains(id));
     manifest.paused.retain(|id, _| known.contains(id));
     writer.stored.retain(|owner, _| owner_known(owner));
     writer.pending.retain(|(owner, ..)| owner_known(owner));

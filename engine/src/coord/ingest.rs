@@ -10,10 +10,11 @@ use datafusion::common::DFSchema;
 use datafusion::execution::SessionState;
 use datafusion::physical_expr::PhysicalExpr;
 use millstream_connectors::{
-    BadRecord, ErrorKind, Position, Positions, Source, SourceChunk, SourceConfig, SourceEvent, SourceReader,
+    BadRecord, ErrorKind, Position, Positions, Source, SourceChunk, SourceConfig, SourceEvent, SourceReader, SplitId,
 };
 use millstream_sql::plan::{PlanExpr, RelationId};
 
+use super::event_time::{OnTime, Sorted, StoredTime};
 use super::stream_options::OnError;
 use super::{BUFFER_ROWS_MAX, EngineInner, Ingested, SourceRt, State};
 use crate::catalog::{Body, Paused, Relation};
@@ -109,7 +110,14 @@ impl IngestMap {
     }
 
     fn map(&self, rows: RecordBatch, errors: &mut ErrorSet) -> Result<ZBatch> {
-        let mut cx = TickCx { from: Epoch(0), to: Epoch(0), clock: Timestamp(0), errors, chunk_rows: usize::MAX };
+        let mut cx = TickCx {
+            from: Epoch(0),
+            to: Epoch(0),
+            clock: Timestamp(0),
+            errors,
+            chunk_rows: usize::MAX,
+            time: &crate::ops::NO_TIME,
+        };
         let mut out: Vec<ZBatch> = Vec::new();
         let mut op = MapOp::new(self.input.clone(), Vec::new(), Some(self.exprs.clone()), self.output.clone());
         op.push(0, ZBatch::inserts(rows), &mut cx, &mut out)?;
@@ -185,7 +193,8 @@ impl EngineInner {
     pub(super) fn attach_source(self: &Arc<Self>, st: &mut State, id: RelationId) {
         let Some(relation) = st.catalog.relations.get(&id).cloned() else { return };
         let stopping = st.stopping;
-        let Some(s) = st.relations.get_mut(&id).and_then(|r| r.source.as_mut()) else { return };
+        let Some(r) = st.relations.get_mut(&id) else { return };
+        let Some(s) = r.source.as_mut() else { return };
         s.readers += 1;
         if s.readers > 1 || stopping {
             return;
@@ -197,6 +206,9 @@ impl EngineInner {
             s.positions = start.clone();
         }
         s.stop();
+        if let Some(t) = &mut r.time {
+            t.forget_unsealed();
+        }
         if paused {
             s.status = "paused".into();
         } else {
@@ -216,8 +228,12 @@ impl EngineInner {
     pub(crate) fn restart_source(self: &Arc<Self>, st: &mut State, id: RelationId) {
         let Some(relation) = st.catalog.relations.get(&id).cloned() else { return };
         let stopping = st.stopping;
-        let Some(s) = st.relations.get_mut(&id).and_then(|r| r.source.as_mut()) else { return };
+        let Some(r) = st.relations.get_mut(&id) else { return };
+        let Some(s) = r.source.as_mut() else { return };
         s.stop();
+        if let Some(t) = &mut r.time {
+            t.forget_unsealed();
+        }
         s.source = None;
         s.status = "stopped".into();
         if relation.meta.paused != Paused::No {
@@ -230,11 +246,18 @@ impl EngineInner {
 
     /// Counts a reader less; the last stops the tasks, and the stream starts anew for the next one.
     pub(super) fn detach_source(&self, st: &mut State, id: RelationId) {
-        let Some(s) = st.relations.get_mut(&id).and_then(|r| r.source.as_mut()) else { return };
+        let now = self.options.clock.now();
+        let Some(r) = st.relations.get_mut(&id) else { return };
+        let Some(s) = r.source.as_mut() else { return };
         s.readers = s.readers.saturating_sub(1);
         if s.readers == 0 {
             s.stop();
             s.positions = Positions::new();
+            if let Some(t) = &mut r.time {
+                // Nobody is left who was promised anything.
+                t.restore(StoredTime::default(), now);
+                r.watermarks.clear();
+            }
             s.status = "stopped".into();
         }
     }
@@ -265,10 +288,21 @@ impl EngineInner {
             let Some(s) = &st.relation(id)?.source else { return Ok(()) };
             (s.positions.clone(), s.run)
         };
+        // Time waits for every partition there is, also for one that has nothing to deliver yet.
+        let timed = self.lock().relation(id)?.time.is_some();
+        let known = if timed { source.high_watermarks().await.e()? } else { Positions::new() };
         let readers = source.open(&from, None, self.workers).await.e()?;
+        let now = self.options.clock.now();
         let mut st = self.lock();
         let count = readers.len();
-        let Some(s) = st.relations.get_mut(&id).and_then(|r| r.source.as_mut()) else { return Ok(()) };
+        let Some(r) = st.relations.get_mut(&id) else { return Ok(()) };
+        let Some(s) = r.source.as_mut() else { return Ok(()) };
+        if s.run == run {
+            s.high_watermarks = known;
+            if let Some(t) = &mut r.time {
+                s.high_watermarks.keys().for_each(|split| t.expect(split, now));
+            }
+        }
         if s.readers == 0 || s.run != run {
             return Ok(());
         }
@@ -285,10 +319,16 @@ impl EngineInner {
     async fn follow_high_watermarks(self: Arc<Self>, id: RelationId, source: Arc<dyn Source>) {
         loop {
             match source.high_watermarks().await {
-                Ok(ends) => match self.lock().relations.get_mut(&id).and_then(|r| r.source.as_mut()) {
-                    Some(s) => s.high_watermarks = ends,
-                    None => return,
-                },
+                Ok(ends) => {
+                    let now = self.options.clock.now();
+                    let mut st = self.lock();
+                    let Some(r) = st.relations.get_mut(&id) else { return };
+                    let Some(s) = &mut r.source else { return };
+                    if let Some(t) = &mut r.time {
+                        ends.keys().for_each(|split| t.expect(split, now));
+                    }
+                    s.high_watermarks = ends;
+                }
                 // The readers report the same trouble, with more to say about it.
                 Err(e) => tracing::debug!(stream = id.0, "no high watermarks: {}", e.message),
             }
@@ -345,29 +385,46 @@ impl EngineInner {
                     if st.stopping {
                         return;
                     }
-                    let Some(s) = st.relations.get_mut(&id).and_then(|r| r.source.as_mut()) else { return };
+                    let Some(r) = st.relations.get_mut(&id) else { return };
+                    let Some(s) = r.source.as_mut() else { return };
                     // A reader that was stopped while it decoded must not deliver: another one reads from there.
                     if s.run != run {
                         return;
                     }
+                    let sorted = match &mut r.time {
+                        None => Ok(Sorted { on_time: batch, late: None, mark: None }),
+                        Some(t) => t.deliver(&chunk.split, batch, self.options.clock.now()),
+                    };
+                    let Sorted { on_time: batch, late, mark } = match sorted {
+                        Ok(sorted) => sorted,
+                        Err(e) => {
+                            s.status = format!("failed: {}", e.message);
+                            tracing::error!(stream = id.0, "source stopped: {}", e.message);
+                            return;
+                        }
+                    };
                     if map.on_error == OnError::Skip {
                         s.bad += chunk.bad.len() as u64;
                         chunk.bad.clear();
                     }
                     s.buffer_rows += batch.len();
-                    s.buffer.push_back(Ingested { chunk, batch });
+                    s.buffer.push_back(Ingested { chunk, batch, late, mark });
                     self.advance(&mut st);
                 }
                 Ok(SourceEvent::Idle) => {}
                 Ok(SourceEvent::End) => {
                     let mut st = self.lock();
-                    if let Some(s) = st.relations.get_mut(&id).and_then(|r| r.source.as_mut())
+                    if let Some(r) = st.relations.get_mut(&id)
+                        && let Some(s) = &mut r.source
                         && s.run == run
                     {
                         s.ended_readers += 1;
                         if s.ended_readers == readers {
                             s.ended = true;
                             s.status = "finished".into();
+                            if let Some(t) = &mut r.time {
+                                t.end_all();
+                            }
                         }
                     }
                     self.advance(&mut st);
@@ -413,17 +470,24 @@ impl SourceRt {
 pub(super) async fn read_range(
     inner: &Arc<EngineInner>,
     relation: &Relation,
-    from: &Positions,
+    (from, marks): (&Positions, BTreeMap<SplitId, i64>),
     to: &Positions,
     mut sink: impl FnMut(ZBatch) -> Result<()>,
 ) -> Result<()> {
     let source = open_relation_source(inner, relation).await?;
     let map = ingest_exprs(&inner.session_template, relation, &source.schema())?;
+    let mut on_time = inner.lock().relation(relation.id)?.time.as_ref().map(|t| OnTime::new(t.rule(), marks));
     let mut readers = source.open(from, Some(to), 1).await.e()?;
     for reader in &mut readers {
         loop {
             match reader.poll(POLL_ROWS, POLL_WAIT).await {
-                Ok(SourceEvent::Chunk(mut chunk)) => sink(map.apply_quietly(&mut chunk)?)?,
+                Ok(SourceEvent::Chunk(mut chunk)) => {
+                    let batch = map.apply_quietly(&mut chunk)?;
+                    sink(match &mut on_time {
+                        Some(t) => t.keep(&chunk.split, batch)?,
+                        None => batch,
+                    })?;
+                }
                 Ok(SourceEvent::Idle) => {}
                 Ok(SourceEvent::End) => break,
                 Err(e) if e.kind == ErrorKind::Retryable => tokio::time::sleep(BACKOFF_MIN).await,

@@ -1,11 +1,13 @@
 //! What happens inside, as metrics and as relations of schema `ms`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringViewArray};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use millstream_connectors::SplitId;
 
-use super::EngineInner;
+use super::{EngineInner, SourceRt};
 use millstream_sql::parse::mask_in_definition;
 
 use crate::api::{IndexInfo, Metric, RelationInfo};
@@ -143,12 +145,28 @@ pub(crate) fn system_table(inner: &Arc<EngineInner>, name: &str) -> Result<Optio
         }
         "sources" => {
             for r in st.catalog.relations.values() {
-                let Some(s) = st.relations.get(&r.id).and_then(|rt| rt.source.as_ref()) else { continue };
-                let splits: Vec<_> = s.positions.iter().map(|(k, v)| (Some(k.to_string()), Some(v.0))).collect();
-                let splits = if splits.is_empty() { vec![(None, None)] } else { splits };
-                for (split, position) in splits {
-                    let high = split.as_deref().and_then(|k| s.high_watermarks.get(k)).map(|p| p.0 as i64);
+                let Some(rt) = st.relations.get(&r.id) else { continue };
+                let (source, time) = (rt.source.as_ref(), rt.time.as_ref());
+                if source.is_none() && time.is_none() {
+                    continue;
+                }
+                let stopped = SourceRt::default();
+                let s = source.unwrap_or(&stopped);
+                let known = s.positions.keys().chain(time.iter().flat_map(|t| t.partitions.keys()));
+                let splits: BTreeSet<Option<SplitId>> = known.map(|k| Some(k.clone())).collect();
+                let splits = if splits.is_empty() { BTreeSet::from([None]) } else { splits };
+                let slowest = time.and_then(|t| t.slowest()).map(|(split, _)| split);
+                for split in splits {
+                    let position = split.as_ref().and_then(|k| s.positions.get(k)).map(|p| p.0);
+                    let high = split.as_ref().and_then(|k| s.high_watermarks.get(k)).map(|p| p.0 as i64);
+                    let partition = split.as_ref().and_then(|k| time?.partitions.get(k));
+                    let finite = |w: Option<i64>| w.filter(|w| *w != i64::MAX);
                     t.row()
+                        .time("watermark", finite(time.and_then(|t| t.watermark)))
+                        .time("partition_watermark", partition.and_then(|p| p.sealed))
+                        .opt_bool("idle", partition.map(|p| p.idle))
+                        .opt_bool("holds_watermark", partition.map(|_| split.as_ref() == slowest))
+                        .opt_int("late_rows", time.map(|t| t.late_rows as i64))
                         .text("relation", Some(&r.display_name()))
                         .text("partition", split.as_deref())
                         .opt_int("committed_offset", position.map(|p| p as i64))
@@ -157,7 +175,7 @@ pub(crate) fn system_table(inner: &Arc<EngineInner>, name: &str) -> Result<Optio
                         .int("rows", s.rows as i64)
                         .int("bytes", s.bytes as i64)
                         .int("errors", s.bad as i64)
-                        .text("status", Some(&s.status));
+                        .text("status", source.map(|s| s.status.as_str()));
                 }
             }
             t.header(&[
@@ -170,6 +188,11 @@ pub(crate) fn system_table(inner: &Arc<EngineInner>, name: &str) -> Result<Optio
                 ("bytes", 'i'),
                 ("errors", 'i'),
                 ("status", 't'),
+                ("watermark", 'z'),
+                ("partition_watermark", 'z'),
+                ("idle", 'b'),
+                ("holds_watermark", 'b'),
+                ("late_rows", 'i'),
             ]);
         }
         "relations" => {
@@ -237,7 +260,9 @@ struct Table {
 enum Cell {
     Int(Option<i64>),
     Text(Option<String>),
-    Bool(bool),
+    Bool(Option<bool>),
+    /// Microseconds since 1970.
+    Time(Option<i64>),
 }
 
 impl Table {
@@ -264,7 +289,13 @@ impl Table {
         self.cell(name, Cell::Text(v.map(str::to_owned)))
     }
     fn bool(&mut self, name: &'static str, v: bool) -> &mut Self {
+        self.cell(name, Cell::Bool(Some(v)))
+    }
+    fn opt_bool(&mut self, name: &'static str, v: Option<bool>) -> &mut Self {
         self.cell(name, Cell::Bool(v))
+    }
+    fn time(&mut self, name: &'static str, v: Option<i64>) -> &mut Self {
+        self.cell(name, Cell::Time(v))
     }
     fn finish(&self) -> Result<RecordBatch> {
         let find = |row: &'_ Vec<(&'static str, Cell)>, name: &str| row.iter().position(|(n, _)| *n == name);
@@ -278,8 +309,13 @@ impl Table {
                     (DataType::Int64, Arc::new(v.collect::<Int64Array>()))
                 }
                 'b' => {
-                    let v = cells().map(|c| if let Some(Cell::Bool(v)) = c { Some(*v) } else { None });
+                    let v = cells().map(|c| if let Some(Cell::Bool(v)) = c { *v } else { None });
                     (DataType::Boolean, Arc::new(v.collect::<BooleanArray>()))
+                }
+                'z' => {
+                    let v = cells().map(|c| if let Some(Cell::Time(v)) = c { *v } else { None });
+                    let v = v.collect::<TimestampMicrosecondArray>().with_timezone("UTC");
+                    (DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), Arc::new(v))
                 }
                 _ => {
                     let v = cells().map(|c| if let Some(Cell::Text(v)) = c { v.clone() } else { None });

@@ -13,6 +13,7 @@
 
 mod backfill;
 mod checkpoint;
+pub(crate) mod event_time;
 mod index;
 mod ingest;
 mod introspect;
@@ -46,6 +47,7 @@ use crate::ops::ErrorSet;
 use crate::state::ordered::{OrderedIndex, OrderedSnapshot};
 use crate::time::{Epoch, Timestamp};
 use crate::zset::ZBatch;
+use event_time::EventTime;
 
 pub(crate) use backfill::{
     CutGuard, create_view, drop_anonymous, drop_relations, wait_for_frontier, wait_for_positions,
@@ -126,6 +128,10 @@ pub(crate) struct RelationRt {
     /// Indexes of a table or native stream; those of a view are with its job.
     indexes: Vec<(RelationId, OrderedIndex)>,
     pub source: Option<SourceRt>,
+    /// Event time of a stream with a watermark.
+    pub time: Option<EventTime>,
+    /// The watermark (of a late relation its stream's) from these epochs on, as far back as somebody may still need it.
+    watermarks: VecDeque<(Epoch, i64)>,
     /// The last epoch with a client write of this table or native stream.
     pub last_write: Epoch,
     /// A view that stands still: it is read at its own frontier.
@@ -179,6 +185,10 @@ pub(crate) struct SourceRt {
 struct Ingested {
     chunk: SourceChunk,
     batch: ZBatch,
+    /// Rows that came too late.
+    late: Option<ZBatch>,
+    /// The partition's watermark after them.
+    mark: Option<i64>,
 }
 
 /// Identity of a group.
@@ -194,6 +204,8 @@ pub(crate) struct Group {
     running: bool,
     /// Do not tick beyond this epoch.
     parked_at: Option<Epoch>,
+    /// When some operator wants a tick though nothing came.
+    wakeup: Option<Timestamp>,
     /// Taken out while running.
     runner: Option<GroupRunner>,
 }
@@ -225,6 +237,8 @@ pub(crate) struct State {
     pub catalog: Arc<Catalog>,
     pub sealed: Epoch,
     pub clock: Timestamp,
+    /// Clocks of the epochs that some group has not passed, oldest first.
+    clocks: VecDeque<(Epoch, Timestamp)>,
     pub wal_seq: u64,
     pub relations: HashMap<RelationId, RelationRt>,
     pub groups: BTreeMap<GroupId, Group>,
@@ -373,6 +387,8 @@ impl RelationRt {
             store: None,
             indexes: Vec::new(),
             source: None,
+            time: None,
+            watermarks: VecDeque::new(),
             last_write: Epoch(0),
             paused: false,
             quarantined: None,
@@ -403,6 +419,11 @@ impl RelationRt {
         let mut keep: BTreeSet<Epoch> = BTreeSet::from([newest]);
         keep.extend(holds.iter().filter_map(|h| self.published.range(..=*h).next_back().map(|(e, _)| *e)));
         self.published.retain(|e, _| keep.contains(e));
+    }
+    /// The watermark at the end of an epoch.
+    pub(crate) fn watermark_at(&self, epoch: Epoch) -> Option<i64> {
+        let after = self.watermarks.partition_point(|(e, _)| *e <= epoch);
+        after.checked_sub(1).map(|i| self.watermarks[i].1)
     }
     fn push_delta(&mut self, epoch: Epoch, batches: Vec<ZBatch>) {
         let bytes = batches.iter().map(ZBatch::bytes).sum();

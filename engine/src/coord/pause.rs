@@ -20,6 +20,7 @@ use super::backfill::{
     wait_for_frontier, wait_until_built,
 };
 use super::checkpoint::{owner_of, pause_owner};
+use super::event_time::StoredTime;
 use super::ingest::reached;
 use super::recover::ZBatchList;
 use super::tick::version_of;
@@ -59,7 +60,7 @@ pub(crate) async fn pause_views(
 
 async fn stop(inner: &Arc<EngineInner>, views: &BTreeSet<RelationId>, catalog: Catalog) -> Result<()> {
     let _structure = inner.structure.lock().await;
-    let (at, positions, parked) = {
+    let (at, positions, times, parked) = {
         let mut st = inner.lock();
         for v in views {
             let r = st.relation(*v)?;
@@ -73,8 +74,10 @@ async fn stop(inner: &Arc<EngineInner>, views: &BTreeSet<RelationId>, catalog: C
         st.add_hold(at);
         let positions: BTreeMap<u64, Positions> =
             st.relations.iter().filter_map(|(id, r)| r.source.as_ref().map(|s| (id.0, s.positions.clone()))).collect();
+        let times: BTreeMap<u64, StoredTime> =
+            st.relations.iter().filter_map(|(id, r)| r.time.as_ref().map(|t| (id.0, t.stored()))).collect();
         let groups = park(&mut st, views, at);
-        (at, positions, Parked { inner: inner.clone(), groups })
+        (at, positions, times, Parked { inner: inner.clone(), groups })
     };
     let waited = parked.wait(at).await;
     let taken = {
@@ -83,16 +86,21 @@ async fn stop(inner: &Arc<EngineInner>, views: &BTreeSet<RelationId>, catalog: C
         let mut taken = Vec::new();
         if waited.is_ok() {
             for (id, job) in parked.take_jobs(st, views) {
-                let (mut inputs, mut sources) = (BTreeMap::new(), BTreeMap::new());
+                let (mut inputs, mut sources, mut event_time) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
                 for input in job.plan().relations() {
                     let version = st.relations.get(&input).and_then(|r| r.version_at(at));
                     match (positions.get(&input.0), version) {
-                        (Some(p), _) => drop(sources.insert(input.0, p.clone())),
+                        (Some(p), _) => {
+                            sources.insert(input.0, p.clone());
+                            if let Some(t) = times.get(&input.0) {
+                                event_time.insert(input.0, t.clone());
+                            }
+                        }
                         (None, Some((_, version))) => drop(inputs.insert(input, version)),
                         (None, None) => {}
                     }
                 }
-                st.paused.insert(id, PausedRef { epoch: at, sources });
+                st.paused.insert(id, PausedRef { epoch: at, sources, event_time });
                 if let Some(r) = st.relations.get_mut(&id) {
                     r.paused = true;
                 }
@@ -250,7 +258,7 @@ async fn catch_up(inner: &Arc<EngineInner>, id: RelationId) -> Result<()> {
     }
     let PausedView { mut job, inputs: seen } =
         inner.lock().paused_jobs.remove(&id).ok_or_else(|| not_in_state("the view is being resumed already"))?;
-    let (claim, mut claimed) = claim(inner, &inputs, Some(&at.sources))?;
+    let (claim, mut claimed) = claim(inner, &inputs, Some(&at))?;
     let base = claim.base;
     wait_for_frontier(inner, &inputs, base).await?;
     let range = TickRange { from: at.epoch, to: base, clock: claimed.clock };
@@ -265,13 +273,14 @@ async fn catch_up(inner: &Arc<EngineInner>, id: RelationId) -> Result<()> {
             }
         }
     }
-    for (stream, from, to) in std::mem::take(&mut claimed.ranges) {
-        if reached(&from, &to) {
+    for history in std::mem::take(&mut claimed.ranges) {
+        if reached(&history.from, &history.to) {
             continue;
         }
-        job = push_range(inner, job, &stream, &from, &to, range).await?;
+        job = push_range(inner, job, &history, range).await?;
     }
     let nothing: HashMap<RelationId, Vec<ZBatch>> = HashMap::new();
+    job.set_time(&inner.lock().promises(&inputs, base));
     let (job, output) = on_pool(inner, job, move |j| j.finish(&nothing, range)).await?;
     join_group(inner, id, Joining { job, frontier: base, changes: Some(output.changes) }, &inputs, claim).await
 }

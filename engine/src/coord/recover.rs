@@ -1,6 +1,6 @@
 //! Opening a data folder: take over, restore, replay, go on.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::checkpoint::Writer;
+use super::event_time::EventTime;
 use super::tick::{group_inputs, version_of};
 use super::{
     EngineInner, Group, GroupRunner, PendingWrite, RelationRt, SourceRt, State, backfill, checkpoint, pause, seal,
@@ -22,6 +23,7 @@ use crate::error::{Error, Result, ResultExt as _};
 use crate::job::JobRunner;
 use crate::job::output::OutputStore;
 use crate::state::ordered::OrderedIndex;
+use crate::time::Timestamp;
 use crate::zset::ZBatch;
 
 /// Writes that may wait for the WAL.
@@ -63,7 +65,7 @@ pub(crate) async fn open_over(
         .build()
         .map_err(|e| Error::internal(format!("cannot start the compute pool: {e}")))?;
     let (wal_queue, wal_requests) = mpsc::channel(WAL_QUEUE);
-    let state = restore_state(&store, &manifest, catalog).await?;
+    let state = restore_state(&template, options.clock.now(), &store, &manifest, catalog).await?;
     let inner = Arc::new(EngineInner {
         workers,
         state: Mutex::new(state),
@@ -86,6 +88,7 @@ pub(crate) async fn open_over(
     replay(&inner, log);
     inner.tasks.spawn(write::run_wal(inner.clone(), wal, wal_requests));
     inner.tasks.spawn(checkpoint::run_checkpoints(inner.clone()));
+    inner.tasks.spawn(seal::run_timers(Arc::downgrade(&inner)));
     for id in unbuilt {
         backfill::build_in_background(&inner, id);
     }
@@ -97,7 +100,13 @@ pub(crate) async fn open_over(
 }
 
 /// Relations with their rows; no jobs yet.
-async fn restore_state(store: &CheckpointStore, manifest: &Manifest, mut catalog: Catalog) -> Result<State> {
+async fn restore_state(
+    session: &datafusion::execution::SessionState,
+    now: Timestamp,
+    store: &CheckpointStore,
+    manifest: &Manifest,
+    mut catalog: Catalog,
+) -> Result<State> {
     catalog.relations.entry(ERRORS_ID).or_insert_with(|| Arc::new(errors_relation()));
     let mut relations = HashMap::new();
     for relation in catalog.relations.values() {
@@ -127,12 +136,26 @@ async fn restore_state(store: &CheckpointStore, manifest: &Manifest, mut catalog
         {
             s.reported = p.clone();
         }
+        let stored = manifest.event_time.get(&relation.id.0).cloned().unwrap_or_default();
+        rt.time = EventTime::of(session, relation, stored, now)?;
         relations.insert(relation.id, rt);
+    }
+    let marks: Vec<(Option<RelationId>, RelationId, i64)> = relations
+        .iter()
+        .filter_map(|(id, r)| r.time.as_ref().and_then(|t| Some((t.late, *id, t.watermark?))))
+        .collect();
+    for (late, stream, mark) in marks {
+        for id in late.into_iter().chain([stream]) {
+            if let Some(r) = relations.get_mut(&id) {
+                r.watermarks.push_back((manifest.epoch, mark));
+            }
+        }
     }
     Ok(State {
         catalog: Arc::new(catalog),
         sealed: manifest.epoch,
         clock: manifest.clock,
+        clocks: VecDeque::from([(manifest.epoch, manifest.clock)]),
         wal_seq: manifest.wal_seq,
         relations,
         groups: BTreeMap::new(),
@@ -330,7 +353,9 @@ impl EngineInner {
         let inputs = group_inputs(&runner);
         let jobs: Vec<RelationId> = runner.jobs.iter().map(|(id, _)| *id).collect();
         let reads: Vec<RelationId> = runner.jobs.iter().flat_map(|(_, j)| j.plan().relations()).collect();
-        st.groups.insert(id, Group { jobs, inputs, frontier, running: false, parked_at: None, runner: Some(runner) });
+        let wakeup = runner.next_wakeup();
+        let group = Group { jobs, inputs, frontier, running: false, parked_at: None, wakeup, runner: Some(runner) };
+        st.groups.insert(id, group);
         for relation in reads {
             self.attach_source(st, relation);
         }

@@ -9,9 +9,9 @@ use millstream_sql::plan::RelationId;
 
 use super::{EngineInner, GroupId, GroupRunner, State, TICK_ROWS_MAX, Version};
 use crate::error::{Error, Result};
-use crate::job::{JobRunner, TickOutput, TickRange};
+use crate::job::{JobRunner, Promises, TickOutput, TickRange};
 use crate::ops::{ErrorSet, StateStats};
-use crate::time::Epoch;
+use crate::time::{Epoch, Timestamp};
 use crate::zset::ZBatch;
 
 /// Rows of merging done after a tick, so that background work never stands before the next one for long.
@@ -52,10 +52,14 @@ impl EngineInner {
                 }
             }
         }
-        let at = TickRange { from, to, clock: st.clock };
+        let clock = st.clock_at(to);
+        let at = TickRange { from, to, clock };
+        let promises = st.promises(&group.inputs, to);
+        let time_moved = st.time_moved(&group.inputs, from, to);
         let Some(group) = st.groups.get_mut(&id) else { return };
+        let woken = group.wakeup.is_some_and(|w| w <= clock);
         // A view over quiet inputs moves on without a tick. (Its first tick ran when it was built.)
-        if inputs.is_empty() {
+        if inputs.is_empty() && !time_moved && !woken {
             group.frontier = to;
             let jobs = group.jobs.clone();
             for job in jobs {
@@ -70,7 +74,7 @@ impl EngineInner {
         group.running = true;
         let inner = self.clone();
         self.pool.spawn(move || {
-            let ticks = tick_group(&mut runner, inputs, at);
+            let ticks = tick_group(&mut runner, inputs, promises, at);
             {
                 let mut st = inner.lock();
                 inner.finish_tick(&mut st, id, runner, ticks, at);
@@ -183,8 +187,16 @@ impl EngineInner {
             group.running = false;
             group.jobs = runner.jobs.iter().map(|(job, _)| *job).collect();
             group.inputs = group_inputs(&runner);
+            group.wakeup = runner.next_wakeup();
             group.runner = Some(runner);
         }
+    }
+}
+
+impl GroupRunner {
+    /// When an operator of the group wants a tick though nothing came.
+    pub(super) fn next_wakeup(&self) -> Option<Timestamp> {
+        self.jobs.iter().filter_map(|(_, j)| j.next_wakeup()).min()
     }
 }
 
@@ -231,7 +243,12 @@ pub(super) fn group_inputs(runner: &GroupRunner) -> BTreeSet<RelationId> {
 }
 
 /// Runs every job of a group over one range, upstream first. A job that fails takes its dependents with it, nobody else.
-fn tick_group(runner: &mut GroupRunner, mut inputs: HashMap<RelationId, Vec<ZBatch>>, at: TickRange) -> Vec<JobTick> {
+fn tick_group(
+    runner: &mut GroupRunner,
+    mut inputs: HashMap<RelationId, Vec<ZBatch>>,
+    mut promises: Promises,
+    at: TickRange,
+) -> Vec<JobTick> {
     let mut ticks: Vec<JobTick> = Vec::with_capacity(runner.jobs.len());
     let mut failed: BTreeSet<RelationId> = BTreeSet::new();
     let shared = runner.jobs.len() > 1;
@@ -247,7 +264,11 @@ fn tick_group(runner: &mut GroupRunner, mut inputs: HashMap<RelationId, Vec<ZBat
         let started = Instant::now();
         let own: HashMap<RelationId, Vec<ZBatch>> =
             reads.iter().filter_map(|r| inputs.get(r).map(|b| (*r, b.clone()))).collect();
+        j.set_time(&promises);
         let result = guarded(j, |j| j.finish(&own, at));
+        if shared {
+            j.promise(*job, &mut promises);
+        }
         let version = match &result {
             Ok(output) => {
                 if shared && !output.changes.is_empty() {

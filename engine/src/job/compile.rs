@@ -99,6 +99,7 @@ pub(super) fn operator(
             let round = crate::ops::recursive::Step::new(step.as_ref().clone(), ops);
             Box::new(crate::ops::recursive::RecursiveOp::new(round, *distinct, *rounds_max, output, shard)?)
         }
+        IncOp::Emit { column, every } => Box::new(crate::ops::emit::EmitOp::new(output, *column, *every, shard)?),
         IncOp::Recompute { plan: stored, keys, .. } => {
             let inputs = node.inputs.iter().map(|n| plan.node(*n).schema.clone()).collect();
             Box::new(crate::ops::recompute::RecomputeOp::new(state, stored, inputs, keys.clone(), output, shard)?)

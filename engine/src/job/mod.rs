@@ -9,16 +9,17 @@ pub mod output;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, UInt32Array};
 use datafusion::execution::SessionState;
+use millstream_sql::plan::time::{Bound, Bounds, TimeRules};
 use millstream_sql::plan::{Distribution, IncOp, IncPlan, RelationId};
 
 use crate::error::{Error, Result, ResultExt as _};
 use crate::hash::{hash_rows, shard_of};
-use crate::ops::{DeltaOp, ErrorSet, Shard, SlotDelta, StateStats, TickCx};
+use crate::ops::{DeltaOp, ErrorSet, OpTime, Shard, SlotDelta, StateStats, TickCx};
 use crate::state::ordered::{OrderedIndex, OrderedSnapshot};
 use crate::time::{Epoch, Timestamp};
 use crate::zset::ZBatch;
@@ -36,6 +37,17 @@ pub struct TickOutput {
     pub changes: Vec<ZBatch>,
     /// Rows in, over all sources.
     pub rows_in: usize,
+}
+
+/// What is promised of relations after a tick.
+#[derive(Debug, Clone, Default)]
+pub struct Promises {
+    /// By relation, of its columns.
+    pub bounds: HashMap<RelationId, Bounds>,
+    /// Relations of late rows.
+    pub late: HashSet<RelationId>,
+    /// Of relations whose final rows late rows may still correct: which rows are final.
+    pub finals: HashMap<RelationId, Bounds>,
 }
 
 /// What a job's shard froze for a checkpoint.
@@ -74,6 +86,12 @@ pub struct JobRunner {
     stage: Vec<usize>,
     stages: usize,
     errors: ErrorSet,
+    /// How bounds of event time follow from those of the sources.
+    rules: TimeRules,
+    /// What is promised after this tick, by node, if something is.
+    times: Vec<OpTime>,
+    /// The same of the view's columns: for what may be forgotten, and for when rows are final.
+    promised: (Bounds, Bounds),
     /// Constant relations are emitted in the first tick of a job's life and never again.
     started: bool,
     pending_rows: usize,
@@ -112,6 +130,9 @@ impl JobRunner {
             .collect::<Result<Vec<_>>>()?;
         let stages = stage.iter().max().map_or(1, |s| s + 1);
         Ok(Self {
+            rules: TimeRules::new(&plan).e()?,
+            times: Vec::new(),
+            promised: (Bounds::new(), Bounds::new()),
             plan,
             shards,
             stage,
@@ -133,6 +154,61 @@ impl JobRunner {
     /// Its plan.
     pub fn plan(&self) -> &Arc<IncPlan> {
         &self.plan
+    }
+
+    /// Tells the operators how far event time will be after the next tick.
+    pub fn set_time(&mut self, promises: &Promises) {
+        if promises.bounds.is_empty() {
+            return;
+        }
+        let none = |id: RelationId| self.plan_width(id);
+        let given = |id: RelationId| promises.bounds.get(&id).cloned().unwrap_or_else(|| none(id));
+        let nodes = self.rules.propagate(&self.plan, &given);
+        // Late rows correct what was final: they do not hold it back.
+        let closing = |id: RelationId| match promises.finals.get(&id) {
+            Some(bounds) => bounds.clone(),
+            None if promises.late.contains(&id) => given(id).into_iter().map(|_| Some(Bound::Never)).collect(),
+            None => given(id),
+        };
+        let corrected = promises.late.iter().chain(promises.finals.keys()).any(|id| promises.bounds.contains_key(id));
+        let finals = corrected.then(|| self.rules.propagate(&self.plan, &closing));
+        let root = self.plan.output.0 as usize;
+        let final_columns = |i: usize| finals.as_ref().unwrap_or(&nodes)[i].columns.clone();
+        self.promised = (nodes[root].columns.clone(), final_columns(root));
+        self.times = nodes
+            .iter()
+            .zip(&self.plan.nodes)
+            .map(|(time, node)| {
+                let closed = match (&node.op, node.inputs.first()) {
+                    (IncOp::Emit { .. }, Some(input)) => final_columns(input.0 as usize),
+                    _ => Bounds::new(),
+                };
+                OpTime { forget: time.forget.clone(), closed }
+            })
+            .collect();
+    }
+
+    fn plan_width(&self, id: RelationId) -> Bounds {
+        let width = self.plan.nodes.iter().filter_map(|n| match &n.op {
+            IncOp::Source { relation, projection } if *relation == id => projection.iter().max().map(|c| c + 1),
+            _ => None,
+        });
+        vec![None; width.max().unwrap_or(0)]
+    }
+
+    /// Adds what is promised of this view after its last tick.
+    pub fn promise(&self, own: RelationId, promises: &mut Promises) {
+        if self.promised.0.iter().any(Option::is_some) {
+            promises.bounds.insert(own, self.promised.0.clone());
+            if self.promised.0 != self.promised.1 {
+                promises.finals.insert(own, self.promised.1.clone());
+            }
+        }
+    }
+
+    /// When an operator wants a tick though nothing came.
+    pub fn next_wakeup(&self) -> Option<Timestamp> {
+        self.shards.iter().flat_map(|s| s.ops.iter().flatten()).filter_map(|op| op.next_wakeup()).min()
     }
 
     /// Feeds changes of source relations without ending the tick.
@@ -219,9 +295,9 @@ impl JobRunner {
         let constants = last && !self.started;
         for stage in 0..self.stages {
             let stage_rows = if stage == 0 { rows } else { self.exchange(stage) };
-            let (plan, stages) = (&self.plan, &self.stage);
+            let (plan, stages, times) = (&self.plan, &self.stage, &self.times);
             let run = |(s, share): (&mut ShardGraph, &HashMap<RelationId, Vec<ZBatch>>)| {
-                s.run_stage(plan, stages, stage, share, at, last, constants)
+                s.run_stage(plan, stages, stage, share, at, times, last, constants)
             };
             if self.shards.len() == 1 || stage_rows < PARALLEL_ROWS_MIN {
                 self.shards.iter_mut().zip(&shares).try_for_each(run)?;
@@ -391,6 +467,7 @@ impl ShardGraph {
         stage: usize,
         inputs: &HashMap<RelationId, Vec<ZBatch>>,
         at: TickRange,
+        times: &[OpTime],
         last: bool,
         constants: bool,
     ) -> Result<()> {
@@ -434,6 +511,7 @@ impl ShardGraph {
                         clock: at.clock,
                         errors: &mut self.errors,
                         chunk_rows: CHUNK_ROWS,
+                        time: times.get(i).unwrap_or(&crate::ops::NO_TIME),
                     };
                     for (port, input) in node.inputs.iter().enumerate() {
                         for b in &self.outs[input.0 as usize] {

@@ -4,7 +4,7 @@
 //! value, so what goes out depends neither on which of the equal rows came first nor on how input was cut.
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 
 use super::aggregate::{restore_words, to_batches};
 use super::{DeltaOp, Emit, Shard, SlotDelta, StateStats, TickCx};
@@ -61,6 +61,14 @@ pub(super) fn emit_rows(
     Ok(())
 }
 
+/// Forgets rows that no later change can reach.
+pub(super) fn forget(state: &mut KeyedState, cx: &TickCx<'_>) -> Result<()> {
+    let times = |column: usize| matches!(state.types()[column], DataType::Timestamp(..) | DataType::Date32);
+    let Some((column, bound)) = cx.time.forgettable(0).find(|(c, _)| times(*c)) else { return Ok(()) };
+    let gone = state.expired(column, bound)?;
+    state.remove(&gone)
+}
+
 impl DeltaOp for DistinctOp {
     fn push(&mut self, _port: usize, batch: ZBatch, _cx: &mut TickCx<'_>, _out: &mut dyn Emit) -> Result<()> {
         let columns: Vec<ArrayRef> = batch.rows.columns().iter().map(canonical).collect::<Result<_>>()?;
@@ -87,7 +95,8 @@ impl DeltaOp for DistinctOp {
         // The one row without columns keeps its slot: a removal could not be stored.
         let keep = self.schema.fields().is_empty();
         let dead: Vec<u32> = touched.into_iter().filter(|s| !keep && self.state.words(*s)[0] == 0).collect();
-        self.state.remove(&dead)
+        self.state.remove(&dead)?;
+        forget(&mut self.state, cx)
     }
 
     fn freeze(&mut self) -> Result<Vec<SlotDelta>> {
@@ -115,7 +124,7 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::{Float64Array, StringArray};
-    use arrow::datatypes::{DataType, Field, Schema};
+    use arrow::datatypes::{Field, Schema};
 
     use super::*;
     use crate::ops::aggregate::harness::{Random, Rig, float};

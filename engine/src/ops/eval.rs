@@ -315,6 +315,7 @@ pub(crate) mod testing {
                 clock: Timestamp::default(),
                 errors: &mut self.errors,
                 chunk_rows: 1000,
+                time: &crate::ops::NO_TIME,
             }
         }
         pub(crate) fn push(&mut self, op: &mut dyn DeltaOp, port: usize, batch: ZBatch) -> Vec<ZBatch> {

@@ -6,6 +6,7 @@
 
 pub mod aggregate;
 pub mod distinct;
+pub mod emit;
 pub(crate) mod eval;
 pub mod join;
 pub mod map;
@@ -17,6 +18,7 @@ pub mod set_op;
 pub mod top_n;
 
 use arrow::array::RecordBatch;
+use millstream_sql::plan::time::Bounds;
 
 use crate::error::Result;
 use crate::hash::shard_of;
@@ -53,6 +55,28 @@ pub struct TickCx<'a> {
     pub errors: &'a mut ErrorSet,
     /// Emit outputs in pieces of about this many rows.
     pub chunk_rows: usize,
+    /// How far event time is when this tick is over.
+    pub time: &'a OpTime,
+}
+
+/// What is promised of the changes after a tick, to one operator.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OpTime {
+    /// By input: rows in which a column is smaller than its bound will not matter again.
+    pub forget: Vec<Bounds>,
+    /// Of an EMIT: rows in which a column is smaller than its bound are final.
+    pub closed: Bounds,
+}
+
+/// Nothing is promised.
+pub static NO_TIME: OpTime = OpTime { forget: Vec::new(), closed: Vec::new() };
+
+impl OpTime {
+    /// The columns of an input by which rows can be forgotten, with their bounds in microseconds.
+    pub fn forgettable(&self, port: usize) -> impl Iterator<Item = (usize, i64)> + '_ {
+        let bounds = self.forget.get(port).into_iter().flatten().enumerate();
+        bounds.filter_map(|(c, b)| b.map(|b| (c, b.micros())))
+    }
 }
 
 /// Where an operator sends its output.
@@ -158,6 +182,10 @@ pub trait DeltaOp: Send {
     fn maintain(&mut self, fuel: usize) -> Result<bool> {
         let _ = fuel;
         Ok(false)
+    }
+    /// When it wants a tick though nothing came, by the engine's clock.
+    fn next_wakeup(&self) -> Option<Timestamp> {
+        None
     }
     /// What it keeps.
     fn stats(&self) -> StateStats {

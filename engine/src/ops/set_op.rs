@@ -61,7 +61,8 @@ impl DeltaOp for SetOp {
             touched.iter().zip(was_out).map(|(s, was)| (*s, self.times(*s) - was)).filter(|(_, w)| *w != 0).collect();
         emit_rows(&self.state, &self.schema, &changed, cx.chunk_rows, out)?;
         let dead: Vec<u32> = touched.into_iter().filter(|s| self.state.words(*s) == [0, 0]).collect();
-        self.state.remove(&dead)
+        self.state.remove(&dead)?;
+        super::distinct::forget(&mut self.state, cx)
     }
 
     fn freeze(&mut self) -> Result<Vec<SlotDelta>> {

@@ -7,7 +7,9 @@ use arrow::datatypes::{Field, Schema};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use millstream_connectors::SourceConfig;
 use millstream_sql::plan::{IncNode, IncOp, IncPlan, RelationId, build};
-use millstream_sql::statement::{ColumnDef, CreateStream, CreateTable, CreateView, Emit, ObjectKind, ObjectName};
+use millstream_sql::statement::{
+    ColumnDef, CreateStream, CreateTable, CreateView, EmitClause, ObjectKind, ObjectName, Options,
+};
 
 use super::provider::{Bindings, CatalogRelations, rename};
 use super::query::{PlanContext, deep, sqlparser_ast};
@@ -92,13 +94,11 @@ pub(crate) async fn create_stream(session: &mut Session, c: &CreateStream, text:
         return Ok(done);
     }
     let mut notices = Vec::new();
-    if c.watermark.is_some() {
-        notices
-            .push(notice("WATERMARK is kept in the definition; this version drops no late rows and closes no windows"));
-    }
-    let options: BTreeMap<String, String> = c.options.clone().into_iter().collect();
-    if c.options.contains_key("connector") && check_common(&options)? {
-        notices.push(notice("idle_timeout acts with watermarks, which this version does not have yet"));
+    let mut given = c.options.clone();
+    let keep_late = keeps_late_rows(&mut given, c.watermark.is_some())?;
+    let options: BTreeMap<String, String> = given.clone().into_iter().collect();
+    if c.options.contains_key("connector") && check_common(&options)? && c.watermark.is_none() {
+        notices.push(notice("idle_timeout has no effect on a stream without WATERMARK"));
     }
     let mut catalog = Catalog::clone(&catalog);
     let id = catalog.allocate();
@@ -157,7 +157,7 @@ pub(crate) async fn create_stream(session: &mut Session, c: &CreateStream, text:
         relation
     } else {
         no_options(
-            &c.options,
+            &given,
             "stream without a connector",
             "A stream over Kafka, files or a generator needs connector = '..'.",
         )?;
@@ -167,11 +167,31 @@ pub(crate) async fn create_stream(session: &mut Session, c: &CreateStream, text:
         }
         table_relation(id, schema_name, &c.name, &c.columns, &c.primary_key, text, true)?
     };
-    let rt_relation = relation.clone();
+    let mut relation = relation;
+    let mut made = vec![id];
+    if let Some(def) = &c.watermark {
+        let mut watermark = crate::coord::event_time::check_watermark(&inner.session_template, &relation.schema, def)?;
+        if keep_late {
+            let late = late_relation(catalog.allocate(), &relation, watermark.column);
+            let name = ObjectName { schema: None, name: late.name.clone() };
+            taken(&catalog, &name, false).map_err(|e| {
+                e.detail(format!("The late rows of stream \"{}\" are kept under this name.", relation.name))
+                    .hint("Choose another name for the stream, or on_late = 'drop' to count late rows only.")
+            })?;
+            watermark.late = Some(late.id);
+            made.push(late.id);
+            add_relation(&inner, &late)?;
+            catalog.insert(late);
+        }
+        relation.meta.watermark = Some(watermark);
+    }
+    add_relation(&inner, &relation)?;
     catalog.insert(relation);
-    add_relation(&inner, &rt_relation);
     if let Err(e) = persist_catalog(&inner, catalog).await {
-        inner.lock().relations.remove(&id);
+        let mut st = inner.lock();
+        for id in made {
+            st.relations.remove(&id);
+        }
         return Err(e);
     }
     Ok(command_with("CREATE STREAM", notices))
@@ -215,10 +235,48 @@ fn table_relation(
     })
 }
 
-pub(super) fn add_relation(inner: &Arc<EngineInner>, relation: &Relation) {
+/// The option `on_late`, which no connector looks at: whether a stream keeps its late rows.
+fn keeps_late_rows(options: &mut Options, watermark: bool) -> Result<bool> {
+    match options.shift_remove("on_late").map(|v| v.to_ascii_lowercase()).as_deref() {
+        None => Ok(true),
+        Some(_) if !watermark => {
+            Err(Error::new(SqlState::INVALID_PARAMETER_VALUE, "on_late has no meaning for a stream without WATERMARK")
+                .hint("Add WATERMARK FOR ts AS ts - INTERVAL '5 seconds' to its columns."))
+        }
+        Some("keep") => Ok(true),
+        Some("drop") => Ok(false),
+        Some(other) => Err(Error::new(
+            SqlState::INVALID_PARAMETER_VALUE,
+            format!("invalid value \"{other}\" for option \"on_late\""),
+        )
+        .hint("Values are: keep (in <stream>_late), drop (counted only).")),
+    }
+}
+
+/// Where the rows of a stream go that come after their watermark.
+fn late_relation(id: RelationId, stream: &Relation, time: usize) -> Relation {
+    Relation {
+        id,
+        schema_name: stream.schema_name.clone(),
+        name: format!("{}_late", stream.name),
+        schema: crate::coord::event_time::late_schema(&stream.schema, time),
+        primary_key: Vec::new(),
+        definition: format!("-- the late rows of stream {}", stream.name),
+        inputs: Vec::new(),
+        body: Body::Table { append_only: true, defaults: BTreeMap::new() },
+        meta: Meta { late_of: Some(stream.id), ..Meta::default() },
+    }
+}
+
+pub(super) fn add_relation(inner: &Arc<EngineInner>, relation: &Relation) -> Result<()> {
+    let now = inner.options.clock.now();
+    let time = crate::coord::event_time::EventTime::of(&inner.session_template, relation, Default::default(), now)?;
     let mut st = inner.lock();
     let frontier = st.sealed;
-    st.relations.insert(relation.id, new_relation(relation, frontier));
+    let mut rt = new_relation(relation, frontier);
+    rt.time = time;
+    st.relations.insert(relation.id, rt);
+    Ok(())
 }
 
 /// CREATE TABLE.
@@ -234,7 +292,7 @@ pub(crate) async fn create_table(session: &mut Session, c: &CreateTable, text: &
     let mut catalog = Catalog::clone(&catalog);
     let id = catalog.allocate();
     let relation = table_relation(id, schema_name, &c.name, &c.columns, &c.primary_key, text, false)?;
-    add_relation(&inner, &relation);
+    add_relation(&inner, &relation)?;
     catalog.insert(relation);
     if let Err(e) = persist_catalog(&inner, catalog).await {
         inner.lock().relations.remove(&id);
@@ -259,6 +317,17 @@ pub(crate) async fn plan_view(
     columns: &[String],
 ) -> Result<ViewPlan> {
     plan_in(PlanContext::of(session), query, text, columns).await
+}
+
+/// Plans what CREATE VIEW says, with its EMIT clause.
+pub(super) async fn plan_created(session: &Session, c: &CreateView, text: &str) -> Result<ViewPlan> {
+    let planned = plan_view(session, &c.query, text, &c.columns).await?;
+    let Some(clause) = &c.emit else { return Ok(planned) };
+    let catalog = session.engine.inner.lock().catalog.clone();
+    super::emit::apply(&catalog, planned, &clause.into()).map_err(|e| match e.position {
+        Some(_) => e,
+        None => e.at(clause.position),
+    })
 }
 
 /// [`plan_view`] over a given catalog.
@@ -327,11 +396,6 @@ pub(crate) async fn create_view(session: &mut Session, c: &CreateView, text: &st
     let inner = session.engine.inner.clone();
     let schema_name = schema_name(&c.name)?;
     let tag = if c.materialized { "CREATE MATERIALIZED VIEW" } else { "CREATE VIEW" };
-    match &c.emit {
-        None | Some(Emit::OnUpdate) => {}
-        Some(Emit::OnWindowClose) => return Err(Error::unsupported("EMIT ON WINDOW CLOSE is not supported yet")),
-        Some(Emit::Every(_)) => return Err(Error::unsupported("EMIT EVERY is not supported yet")),
-    }
     no_options(&c.options, if c.materialized { "materialized view" } else { "view" }, "Views have no options yet.")?;
     let mut notices: Vec<Notice> = Vec::new();
     let ddl = inner.ddl.lock().await;
@@ -350,7 +414,7 @@ pub(crate) async fn create_view(session: &mut Session, c: &CreateView, text: &st
     } else if let Some(done) = taken(&catalog, &c.name, c.if_not_exists)? {
         return Ok(done);
     }
-    let planned = plan_view(session, &c.query, text, &c.columns).await?;
+    let planned = plan_created(session, c, text).await?;
     unique_columns(planned.plan.schema())?;
     if !planned.plan.read_order.is_empty() {
         notices.push(notice("ORDER BY of a view does not order later reads of it"));
@@ -365,6 +429,21 @@ pub(crate) async fn create_view(session: &mut Session, c: &CreateView, text: &st
         std::mem::drop(ddl);
         notices.extend(super::replace::replace(session, c, text, &old, planned).await?);
         return Ok(command_with(tag, notices));
+    }
+    if let Some(sql) = super::emit::late_view(&catalog, c, &planned.plan)? {
+        // First, so that a name that is taken stops both.
+        std::mem::drop(ddl);
+        let late = millstream_sql::parse::parse(&sql)?.into_iter().map(|p| p.statement).next();
+        let Some(millstream_sql::statement::Statement::CreateView(late)) = late else {
+            return Err(Error::internal("the view of LATE ROWS TO does not parse"));
+        };
+        Box::pin(create_view(session, &late, &sql)).await?;
+        let main = CreateView { emit: c.emit.clone().map(|e| EmitClause { late_rows: None, ..e }), ..c.clone() };
+        let made = Box::pin(create_view(session, &main, text)).await;
+        if made.is_err() {
+            Box::pin(drop(session, ObjectKind::MaterializedView, true, &[late.name], false)).await?;
+        }
+        return made;
     }
     let mut next = Catalog::clone(&catalog);
     let id = next.allocate();
@@ -381,9 +460,9 @@ pub(crate) async fn create_view(session: &mut Session, c: &CreateView, text: &st
         } else {
             Body::View { query: c.query_text.clone(), columns: c.columns.clone() }
         },
-        meta: Meta { named: planned.named, ..Meta::default() },
+        meta: Meta { named: planned.named, emit: c.emit.as_ref().map(Into::into), ..Meta::default() },
     };
-    add_relation(&inner, &relation);
+    add_relation(&inner, &relation)?;
     if let Some(r) = inner.lock().relations.get_mut(&id).filter(|_| c.materialized) {
         r.backfilling = true;
     }
@@ -489,8 +568,19 @@ pub(crate) async fn drop(
             return Err(super::wrong_kind(&relation.name, relation.kind().noun(), article)
                 .hint(format!("Use DROP {}.", relation.kind().noun().to_uppercase())));
         }
+        if let Some(stream) = relation.meta.late_of.and_then(|s| catalog.relations.get(&s)) {
+            return Err(Error::new(
+                SqlState::DEPENDENT_OBJECTS,
+                format!("cannot drop {} \"{}\" because stream {} requires it", kind.noun(), relation.name, stream.name),
+            )
+            .hint(format!("DROP STREAM {} drops it too.", stream.name)));
+        }
         roots.insert(relation.id);
         let mut stack = vec![relation.id];
+        if let Some(late) = relation.meta.watermark.as_ref().and_then(|w| w.late) {
+            roots.insert(late);
+            stack.push(late);
+        }
         while let Some(id) = stack.pop() {
             if doomed.insert(id) {
                 stack.extend(catalog.dependents(id).iter().map(|d| d.id));
@@ -548,7 +638,7 @@ pub(crate) async fn subscribe_query(
         };
         next.insert(relation.clone());
         inner.lock().catalog = Arc::new(next);
-        add_relation(&inner, &relation);
+        add_relation(&inner, &relation)?;
         (id, relation)
     };
     if let Some(r) = inner.lock().relations.get_mut(&id) {

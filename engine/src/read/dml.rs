@@ -52,6 +52,8 @@ fn ident(i: &ast::Ident) -> String {
 fn table(session: &Session, name: &ast::ObjectName, update: bool) -> Result<Arc<Relation>> {
     let relation = session.engine.inner.lock().catalog.get(&folded(name)?)?.clone();
     match &relation.body {
+        Body::Table { .. } if relation.meta.late_of.is_some() => Err(wrong_kind(&relation.name, "stream", "a table")
+            .hint("It has the late rows of another stream; nobody else writes to it.")),
         Body::Table { append_only, .. } if relation.schema_name == crate::catalog::USER_SCHEMA => {
             if update && *append_only {
                 return Err(wrong_kind(&relation.name, "stream", "a table").hint("Rows of a stream cannot be changed."));

@@ -36,7 +36,10 @@ pub(crate) async fn explain(
             };
             match mode {
                 ExplainMode::Incremental | ExplainMode::State => {
-                    let view = super::ddl::plan_view(session, &query, text, &[]).await?;
+                    let view = match statement {
+                        Statement::CreateView(c) => super::ddl::plan_created(session, c, text).await?,
+                        _ => super::ddl::plan_view(session, &query, text, &[]).await?,
+                    };
                     let mut lines = incremental(session, &view.plan, mode);
                     if matches!(statement, Statement::Query(_)) {
                         // A query that cannot run now, because a view it reads has errors, say, can be explained.

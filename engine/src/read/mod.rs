@@ -3,6 +3,7 @@
 pub(crate) mod alter;
 pub(crate) mod ddl;
 pub(crate) mod dml;
+pub(crate) mod emit;
 pub(crate) mod explain;
 pub(crate) mod index;
 pub(crate) mod limits;

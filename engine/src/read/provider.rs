@@ -25,6 +25,7 @@ use millstream_sql::plan::{ChangelogKind, RelationId};
 use parking_lot::Mutex;
 
 use crate::catalog::{Body, Catalog, Meta, Relation, SYSTEM_SCHEMA, USER_SCHEMA};
+use crate::coord::event_time::{OnTime, Rule};
 use crate::coord::{EngineInner, IngestMap, SYSTEM_TABLES, Version};
 use crate::error::{Error, IntoError as _};
 use crate::zset::ZBatch;
@@ -37,7 +38,7 @@ pub(crate) enum Bound {
     /// A stored relation at the query's epoch.
     Version(Arc<Version>),
     /// A stream: read from its start to where it ended when the query began.
-    Range { source: Arc<dyn Source>, map: Arc<IngestMap>, from: Positions, to: Positions },
+    Range { source: Arc<dyn Source>, map: Arc<IngestMap>, rule: Option<Arc<Rule>>, from: Positions, to: Positions },
 }
 
 /// The bindings of one query.
@@ -133,11 +134,12 @@ impl TableProvider for RelationTable {
                     None => scan,
                 })
             }
-            Bound::Range { source, map, from, to } => {
+            Bound::Range { source, map, rule, from, to } => {
                 let stream = RangeStream {
                     schema: self.schema(),
                     source: source.clone(),
                     map: map.clone(),
+                    rule: rule.clone(),
                     from: from.clone(),
                     to: to.clone(),
                 };
@@ -162,6 +164,8 @@ struct RangeStream {
     schema: SchemaRef,
     source: Arc<dyn Source>,
     map: Arc<IngestMap>,
+    /// Which rows are late, and so none of the stream's.
+    rule: Option<Arc<Rule>>,
     from: Positions,
     to: Positions,
 }
@@ -184,19 +188,25 @@ impl PartitionStream for RangeStream {
     fn execute(&self, _ctx: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (source, map, from, to) = (self.source.clone(), self.map.clone(), self.from.clone(), self.to.clone());
         let schema = self.schema.clone();
+        let on_time = self.rule.clone().map(|r| OnTime::new(r, BTreeMap::new()));
         let external = |e: Error| DataFusionError::External(Box::new(e));
         let opened = async move {
             let readers = source.open(&from, Some(&to), 1).await.map_err(|e| external(e.into_error()))?;
-            let batches = futures::stream::unfold((readers, map, schema), |(mut readers, map, schema)| async move {
+            let start = (readers, map, schema, on_time);
+            let batches = futures::stream::unfold(start, |(mut readers, map, schema, mut on_time)| async move {
                 loop {
                     let reader = readers.last_mut()?;
                     match reader.poll(READ_ROWS, READ_WAIT).await {
                         Ok(SourceEvent::Chunk(mut chunk)) => {
                             let batch = map
                                 .apply_quietly(&mut chunk)
+                                .and_then(|z| match &mut on_time {
+                                    Some(t) => t.keep(&chunk.split, z),
+                                    None => Ok(z),
+                                })
                                 .map_err(|e| DataFusionError::External(Box::new(e)))
                                 .and_then(|z| retype(&z.rows, &schema));
-                            return Some((batch, (readers, map, schema)));
+                            return Some((batch, (readers, map, schema, on_time)));
                         }
                         Ok(SourceEvent::Idle) => {}
                         Ok(SourceEvent::End) => {
@@ -206,7 +216,7 @@ impl PartitionStream for RangeStream {
                         Err(e) => {
                             readers.clear();
                             let e = DataFusionError::External(Box::new(e.into_error()));
-                            return Some((Err(e), (readers, map, schema)));
+                            return Some((Err(e), (readers, map, schema, on_time)));
                         }
                     }
                 }

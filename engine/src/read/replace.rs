@@ -71,7 +71,7 @@ pub(super) async fn replace(
         let mut hidden = Catalog::clone(&catalog);
         hidden.next_id = change.catalog.next_id;
         for e in &change.built {
-            add_relation(&inner, &e.new);
+            add_relation(&inner, &e.new)?;
             let name = format!("replace_{}", e.new.id.0);
             hidden.insert(Relation { schema_name: TEMP_SCHEMA.into(), name, ..Relation::clone(&e.new) });
         }
@@ -139,7 +139,7 @@ async fn prepare(
         primary_key: Vec::new(),
         definition: text.to_owned(),
         inputs: planned.inputs.clone(),
-        meta: Meta { named: planned.named.clone(), ..old.meta.clone() },
+        meta: Meta { named: planned.named.clone(), emit: c.emit.as_ref().map(Into::into), ..old.meta.clone() },
         body: Body::View { query: c.query_text.clone(), columns: c.columns.clone() },
     };
     if c.materialized {
@@ -177,6 +177,11 @@ async fn prepare(
         let context = PlanContext::of(session).with_catalog(Arc::new(next.clone()));
         let fits = plan_dependent(&before, context, &query, &dependent.schema).await;
         let (planned, picked) = fits.map_err(|e| cannot(old, &dependent, format!("{}.", e.message)))?;
+        let planned = match &dependent.meta.emit {
+            Some(emit) => super::emit::apply(&next, planned, emit)
+                .map_err(|e| cannot(old, &dependent, format!("{}.", e.message)))?,
+            None => planned,
+        };
         let written = query.clone();
         let query = match picked {
             // The text must keep to the columns it had, too.

@@ -5,7 +5,7 @@ use sqlparser::tokenizer::Token;
 
 use super::cursor::{Cursor, run_sqlparser};
 use crate::error::{Result, SqlError};
-use crate::statement::{Emit, Statement, Subscribe, SubscribeTarget};
+use crate::statement::{Emit, EmitClause, Statement, Subscribe, SubscribeTarget};
 
 /// Names of window table functions.
 const WINDOWS: &[&str] = &["tumble", "hop", "cumulate", "session"];
@@ -98,7 +98,7 @@ fn window_functions(c: &Cursor<'_>, to: usize) -> Vec<sqlparser::tokenizer::Toke
 /// Where a trailing EMIT clause begins: an unquoted EMIT outside of brackets before a word that continues it.
 /// Elsewhere EMIT is a name like any other.
 pub(crate) fn find_emit(c: &Cursor<'_>) -> usize {
-    const AFTER: &[&str] = &["changes", "immediate", "on", "final", "after", "every", "periodic"];
+    const AFTER: &[&str] = &["changes", "immediate", "immediately", "on", "final", "after", "every", "periodic"];
     c.find(|i, t| {
         t.is_word("emit")
             && i > c.pos
@@ -116,9 +116,10 @@ fn joins_on(c: &Cursor<'_>, at: usize) -> bool {
 }
 
 /// The EMIT clause up to the end. `EMIT CHANGES` in a plain SELECT is told apart by the caller.
-pub(crate) fn emit(c: &mut Cursor<'_>) -> Result<Emit> {
+pub(crate) fn emit(c: &mut Cursor<'_>) -> Result<EmitClause> {
+    let position = c.position();
     c.expect(&["emit"])?;
-    let e = if c.eat(&["changes"]) || c.eat(&["immediate"]) || c.eat(&["on", "update"]) {
+    let when = if c.eat(&["changes"]) || c.eat(&["immediate"]) || c.eat(&["immediately"]) || c.eat(&["on", "update"]) {
         Emit::OnUpdate
     } else if c.eat(&["on", "window", "close"]) || c.eat(&["final"]) || c.eat(&["after", "window", "close"]) {
         Emit::OnWindowClose
@@ -127,16 +128,27 @@ pub(crate) fn emit(c: &mut Cursor<'_>) -> Result<Emit> {
     } else {
         return Err(c.unexpected("CHANGES, ON UPDATE, ON WINDOW CLOSE or EVERY after EMIT"));
     };
-    for words in [&["allow", "lateness"][..], &["late", "rows"], &["grace", "period"]] {
-        if c.looking_at(words) {
-            let name = words.join(" ").to_ascii_uppercase();
-            return Err(SqlError::unsupported(format!("{name} is not supported"))
-                .hint("Make the watermark later instead: WATERMARK FOR c AS c - INTERVAL '..'.")
-                .at(c.position()));
+    let (mut lateness, mut late_rows) = (None, None);
+    loop {
+        let at = c.position();
+        let lateness_again = c.looking_at(&["allow", "lateness"]) || c.looking_at(&["grace", "period"]);
+        if lateness_again && lateness.is_none() {
+            c.pos += 2;
+            lateness = Some(interval(c)?);
+        } else if c.looking_at(&["late", "rows", "to"]) && late_rows.is_none() {
+            c.pos += 3;
+            late_rows = Some(c.object_name()?);
+        } else if lateness_again || c.looking_at(&["late", "rows"]) {
+            let message = "ALLOW LATENESS and LATE ROWS TO can be given once each";
+            return Err(SqlError::new(crate::error::SqlState::SYNTAX_ERROR, message)
+                .hint("EMIT .. [ALLOW LATENESS INTERVAL '1 minute'] [LATE ROWS TO name]")
+                .at(at));
+        } else {
+            break;
         }
     }
     c.expect_end()?;
-    Ok(e)
+    Ok(EmitClause { when, lateness, late_rows, position })
 }
 
 /// `INTERVAL '10 seconds'`, `INTERVAL '10' SECOND`, `'10 seconds'` or `10s`, as text `10 seconds`.
@@ -179,7 +191,7 @@ pub(crate) fn query_statement(c: &mut Cursor<'_>) -> Result<Statement> {
         let mut tail = Cursor { pos: emit_at, ..c.clone() };
         let at = tail.position();
         let e = emit(&mut tail)?;
-        if e != Emit::OnUpdate {
+        if e.when != Emit::OnUpdate || e.lateness.is_some() || e.late_rows.is_some() {
             return Err(SqlError::unsupported("only EMIT CHANGES can follow a SELECT")
                 .hint("Create a materialized view with this EMIT clause and subscribe to it.")
                 .at(at));

@@ -191,6 +191,12 @@ impl Printer<'_> {
                 let kind = if *distinct { "union" } else { "union all" };
                 format!("Recursive {kind} ({}) rounds<={rounds_max}", all_names(&node.schema))
             }
+            IncOp::Emit { column, every } => {
+                let final_by = column.map(|c| format!("final by {}", name(&node.schema, c)));
+                let every = every.map(|us| format!("every {} ms", us / 1_000));
+                let parts: Vec<String> = every.into_iter().chain(final_by).collect();
+                format!("Emit {}", parts.join(", "))
+            }
             IncOp::Exchange { distribution: Distribution::Single } => "Exchange single".to_owned(),
             IncOp::Exchange { distribution: Distribution::Hash(columns) } => {
                 format!("Exchange hash ({})", names(input(0), columns))
@@ -254,6 +260,7 @@ impl Printer<'_> {
             }
             IncOp::Recursive { distinct: false, .. } => "what its operators keep".to_owned(),
             IncOp::Recompute { .. } => "all input rows and the last output".to_owned(),
+            IncOp::Emit { .. } => "changes that are not out yet".to_owned(),
             _ => return None,
         })
     }

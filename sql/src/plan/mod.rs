@@ -9,9 +9,11 @@
 
 pub mod bounds;
 pub mod build;
+pub mod emit;
 pub mod explain;
 pub mod expr;
 pub mod serialize;
+pub mod time;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
@@ -332,6 +334,13 @@ pub enum IncOp {
         distinct: bool,
         /// More rounds than this are an error.
         rounds_max: u32,
+    },
+    /// Holds changes back: EMIT ON WINDOW CLOSE and EMIT EVERY. See [`emit`].
+    Emit {
+        /// The time column by which rows become final: when its bound passes them. `None`: no row ever is.
+        column: Option<usize>,
+        /// Changes of rows that are not final go out at multiples of so many microseconds; `None`: not before.
+        every: Option<i64>,
     },
     /// Rows go to the shard that owns them. Splits the graph into stages.
     Exchange {

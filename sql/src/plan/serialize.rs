@@ -117,6 +117,7 @@ enum OpFile {
     TopRank { partition: Vec<usize>, order: Vec<SortFile>, limit: u64, dense: bool },
     Over { partition: Vec<usize>, order: Vec<SortFile>, plan: String },
     Recursive { step: PlanFile, distinct: bool, rounds_max: u32 },
+    Emit { column: Option<usize>, every: Option<i64> },
     Exchange { hash: Option<Vec<usize>> },
     Recompute { plan: String, keys: Option<KeysFile>, reason: String },
 }
@@ -266,6 +267,7 @@ impl NodeFile {
             IncOp::Recursive { step, distinct, rounds_max } => {
                 OpFile::Recursive { step: PlanFile::encode(step)?, distinct: *distinct, rounds_max: *rounds_max }
             }
+            IncOp::Emit { column, every } => OpFile::Emit { column: *column, every: *every },
             IncOp::Exchange { distribution } => OpFile::Exchange {
                 hash: match distribution {
                     Distribution::Hash(columns) => Some(columns.clone()),
@@ -346,6 +348,7 @@ impl NodeFile {
                 }
                 IncOp::Recursive { step: Box::new(step), distinct, rounds_max }
             }
+            OpFile::Emit { column, every } => IncOp::Emit { column, every },
             OpFile::Exchange { hash } => {
                 IncOp::Exchange { distribution: hash.map_or(Distribution::Single, Distribution::Hash) }
             }

@@ -77,6 +77,7 @@ impl Rig {
                 clock: Timestamp(0),
                 errors: &mut self.errors,
                 chunk_rows: self.chunk_rows,
+                time: &crate::ops::NO_TIME,
             };
             for (port, b) in batches {
                 let keys: Vec<_> = self.route.iter().map(|k| b.rows.column(*k).clone()).collect();

@@ -368,6 +368,28 @@ impl AggregateOp {
         Ok(text)
     }
 
+    /// Forgets groups that no later change can reach; their results stay where they were sent.
+    fn forget(&mut self, cx: &TickCx<'_>) -> Result<()> {
+        let mut time = None;
+        for (column, bound) in cx.time.forgettable(0) {
+            if let Some(k) = self.keys.iter().position(|c| *c == column) {
+                time = Some((k, bound));
+                break;
+            }
+        }
+        let Some((key, bound)) = time else { return Ok(()) };
+        let gone = self.state.expired(key, bound)?;
+        for t in &mut self.tables {
+            let values = t.state.expired(key, bound)?;
+            t.state.remove(&values)?;
+            t.clear(&gone);
+        }
+        for acc in &mut self.accs {
+            gone.iter().for_each(|s| acc.clear_side(*s));
+        }
+        self.state.remove(&gone)
+    }
+
     /// Forgets groups in which everything is zero. The group of a global aggregate stays.
     fn remove_dead(&mut self, touched: &[u32]) -> Result<()> {
         for t in &mut self.tables {
@@ -415,7 +437,7 @@ impl DeltaOp for AggregateOp {
         }
         let touched = self.state.take_touched();
         if touched.is_empty() {
-            return Ok(());
+            return self.forget(cx);
         }
         let old_slots = std::mem::take(&mut self.old_slots);
         let old = match std::mem::take(&mut self.old) {
@@ -427,7 +449,8 @@ impl DeltaOp for AggregateOp {
             self.emit_changes(piece, &old, &old_slots, &mut old_at, cx, out)?;
         }
         self.emitted |= self.global();
-        self.remove_dead(&touched)
+        self.remove_dead(&touched)?;
+        self.forget(cx)
     }
 
     fn freeze(&mut self) -> Result<Vec<SlotDelta>> {

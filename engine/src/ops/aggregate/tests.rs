@@ -519,6 +519,7 @@ fn a_retraction_in_append_only_input_is_a_defect() {
         clock: crate::time::Timestamp(0),
         errors: &mut errors,
         chunk_rows: 10,
+        time: &crate::ops::NO_TIME,
     };
     let row = random_row(&mut Random(1));
     let e = op.push(0, batch(&[(row, -1)]), &mut cx, &mut Vec::new()).expect_err("defect");

@@ -200,6 +200,15 @@ impl ValueTable {
         }
     }
 
+    /// These groups have no values any more.
+    pub(super) fn clear(&mut self, groups: &[u32]) {
+        match &mut self.index {
+            Some(Index::Codes(_, sets)) => groups.iter().for_each(|g| sets[*g as usize].clear()),
+            Some(Index::Bytes(_, sets)) => groups.iter().for_each(|g| sets[*g as usize].clear()),
+            None => {}
+        }
+    }
+
     pub(super) fn bytes(&self) -> usize {
         let index = match &self.index {
             None => 0,

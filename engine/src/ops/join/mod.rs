@@ -122,6 +122,16 @@ impl JoinOp {
         self.sides.iter().all(|s| s.arrangement.append_only() && s.pending.iter().all(ZBatch::append_only))
     }
 
+    /// Forgets rows that can have no later partner.
+    fn forget(&mut self, cx: &TickCx<'_>) {
+        for (port, side) in self.sides.iter_mut().enumerate() {
+            // Where NULL equals NULL, rows without a time have partners at any time; rows with one do not.
+            if let Some((column, bound)) = cx.time.forgettable(port).max_by_key(|(_, bound)| *bound) {
+                side.arrangement.forget(column, bound);
+            }
+        }
+    }
+
     /// Takes the changes of a side out, in `parts` parts by key hash.
     fn divide(&mut self, side: usize, parts: usize) -> Result<Vec<Vec<ZBatch>>> {
         let side = &mut self.sides[side];
@@ -324,6 +334,7 @@ impl DeltaOp for JoinOp {
 
     fn flush(&mut self, cx: &mut TickCx<'_>, out: &mut dyn Emit) -> Result<()> {
         if self.sides.iter().all(|s| s.pending.is_empty()) {
+            self.forget(cx);
             return Ok(());
         }
         let output = self.output.clone();
@@ -340,7 +351,9 @@ impl DeltaOp for JoinOp {
         } else {
             self.flush_changes(cx, &mut sink)?;
         }
-        sink.finish()
+        sink.finish()?;
+        self.forget(cx);
+        Ok(())
     }
 
     fn freeze(&mut self) -> Result<Vec<SlotDelta>> {

@@ -134,6 +134,7 @@ impl Rig {
                 clock: Timestamp(0),
                 errors: &mut self.errors,
                 chunk_rows: self.chunk_rows,
+                time: &crate::ops::NO_TIME,
             };
             for (side, b) in batches {
                 let keys = b.rows.columns()[..self.case.keys].to_vec();

@@ -22,6 +22,7 @@ use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use datafusion::execution::SessionState;
+use millstream_sql::plan::time::micros_array;
 use millstream_sql::plan::{SortColumn, StoredPlan};
 
 use self::compute::Computer;
@@ -93,6 +94,8 @@ pub struct OverOp {
     dirty: HashSet<Key>,
     frozen: usize,
     dump_all: bool,
+    /// The oldest time of a partition.
+    oldest: i64,
 }
 
 impl OverOp {
@@ -153,6 +156,7 @@ impl OverOp {
             dirty: HashSet::new(),
             frozen: 0,
             dump_all: false,
+            oldest: i64::MAX,
         })
     }
 
@@ -197,6 +201,8 @@ impl OverOp {
             self.partitions.len() as u32 - 1
         });
         self.partitions[slot as usize].key = key.clone();
+        // Its time is not known before all are looked at.
+        self.oldest = i64::MIN;
         self.slots.insert(key, slot);
         slot
     }
@@ -406,6 +412,42 @@ impl OverOp {
         if batch.is_empty() { Ok(()) } else { out.emit(batch) }
     }
 
+    /// Forgets partitions that no later change can reach.
+    fn forget(&mut self, cx: &TickCx<'_>) -> Result<()> {
+        let of_key = |(c, bound)| self.partition.iter().position(|p| *p == c).map(|k| (k, bound));
+        let Some((key, bound)) = cx.time.forgettable(0).find_map(of_key) else { return Ok(()) };
+        // All are looked at when the oldest of them may go.
+        if bound <= self.oldest {
+            return Ok(());
+        }
+        let Some(converter) = &self.keys else { return Ok(()) };
+        let live: Vec<u32> =
+            (0..self.partitions.len() as u32).filter(|s| !self.partitions[*s as usize].key.is_empty()).collect();
+        let parser = converter.parser();
+        let columns =
+            converter.convert_rows(live.iter().map(|s| parser.parse(&self.partitions[*s as usize].key))).e()?;
+        let Some(times) = columns.get(key).and_then(micros_array) else { return Ok(()) };
+        self.oldest = i64::MAX;
+        for (slot, time) in live.into_iter().zip(times.iter()) {
+            match time {
+                Some(t) if t < bound => {
+                    let p = std::mem::take(&mut self.partitions[slot as usize]);
+                    for e in p.rows.iter() {
+                        self.bytes -= e.key.len();
+                        self.entries -= 1;
+                        self.dirty.insert(e.key.clone());
+                    }
+                    self.slots.remove(&p.key);
+                    self.failing_changed |= self.failing.remove(&slot).is_some();
+                    self.free.push(slot);
+                }
+                Some(t) => self.oldest = self.oldest.min(t),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Frees the slots of partitions without rows.
     fn remove_empty(&mut self, slots: &[u32]) {
         for slot in slots {
@@ -471,7 +513,7 @@ impl DeltaOp for OverOp {
         }
         self.emit(changes, out)?;
         self.remove_empty(&touched);
-        Ok(())
+        self.forget(cx)
     }
 
     fn freeze(&mut self) -> Result<Vec<SlotDelta>> {

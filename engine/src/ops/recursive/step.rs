@@ -4,7 +4,7 @@ use arrow::array::RecordBatch;
 use millstream_sql::plan::{IncOp, IncPlan};
 
 use super::super::eval::conform;
-use super::super::{DeltaOp, SlotDelta, StateStats, TickCx};
+use super::super::{DeltaOp, NO_TIME, SlotDelta, StateStats, TickCx};
 use crate::error::{Error, Result, ResultExt as _, SqlState};
 use crate::zset::ZBatch;
 
@@ -33,6 +33,15 @@ impl Step {
         flush: bool,
         cx: &mut TickCx<'_>,
     ) -> Result<Vec<ZBatch>> {
+        // No promise about event time holds for the rows of a round: nothing here is forgotten.
+        let mut cx = TickCx {
+            from: cx.from,
+            to: cx.to,
+            clock: cx.clock,
+            errors: &mut *cx.errors,
+            chunk_rows: cx.chunk_rows,
+            time: &NO_TIME,
+        };
         for i in 0..self.plan.nodes.len() {
             let node = &self.plan.nodes[i];
             let mut out = Vec::new();
@@ -52,11 +61,11 @@ impl Step {
                 (_, Some(op)) => {
                     for (port, input) in node.inputs.iter().enumerate() {
                         for b in self.outs[input.0 as usize].iter().filter(|b| !b.is_empty()) {
-                            op.push(port, b.clone(), cx, &mut out)?;
+                            op.push(port, b.clone(), &mut cx, &mut out)?;
                         }
                     }
                     if flush {
-                        op.flush(cx, &mut out)?;
+                        op.flush(&mut cx, &mut out)?;
                     }
                 }
                 (op, None) => {

@@ -344,6 +344,22 @@ impl TopNOp {
         self.slots.remove(&empty)
     }
 
+    /// Forgets partitions that no later change can reach.
+    fn forget(&mut self, cx: &TickCx<'_>) -> Result<()> {
+        let of_key = |(c, bound)| self.partition.iter().position(|p| *p == c).map(|k| (k, bound));
+        let Some((key, bound)) = cx.time.forgettable(0).find_map(of_key) else { return Ok(()) };
+        let gone = self.slots.expired(key, bound)?;
+        for slot in &gone {
+            let p = std::mem::take(&mut self.partitions[*slot as usize]);
+            self.live -= p.rows.len();
+            for (key, _) in p.rows {
+                self.key_bytes -= key.len();
+                self.dirty.insert(key);
+            }
+        }
+        self.slots.remove(&gone)
+    }
+
     fn to_batch(&self, keys: &[Key], weights: Vec<i64>) -> Result<RecordBatch> {
         let mut columns = self.decode(keys.iter())?;
         columns.push(Arc::new(Int64Array::from(weights)));
@@ -448,7 +464,8 @@ impl DeltaOp for TopNOp {
             }
         }
         self.emit(&changes, out)?;
-        self.remove_empty(&touched)
+        self.remove_empty(&touched)?;
+        self.forget(cx)
     }
 
     fn freeze(&mut self) -> Result<Vec<SlotDelta>> {

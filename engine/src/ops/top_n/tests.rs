@@ -179,6 +179,7 @@ fn the_rank_has_the_type_of_the_plan() {
         clock: crate::time::Timestamp(0),
         errors: &mut errors,
         chunk_rows: 10,
+        time: &crate::ops::NO_TIME,
     };
     let mut out: Vec<ZBatch> = Vec::new();
     op.push(0, batch(&[((None, Some(1), None), 1)]), &mut cx, &mut out).expect("pushes");

@@ -1,11 +1,12 @@
 //! Blocks of rows: immutable columns with the hashes of their keys and their weights, sharing no buffers with the
 //! batches they came from.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::{Array, ArrayData, ArrayRef, AsArray, RecordBatch, UInt32Array, make_array};
 use arrow::compute;
 use arrow::datatypes::{DataType, SchemaRef};
+use millstream_sql::plan::time::micros_array;
 
 use crate::error::{Error, Result, ResultExt as _};
 use crate::hash::hash_rows;
@@ -95,6 +96,8 @@ pub(super) struct Block {
     pub bytes: usize,
     /// How often it was coalesced; only blocks of one level are joined into one of the next.
     pub level: u8,
+    /// (time column, its latest value in microseconds), once asked for.
+    latest: OnceLock<(usize, i64)>,
 }
 
 /// Blocks of at least this many rows are large enough to stay alone.
@@ -115,10 +118,22 @@ impl Block {
         let dense = if matches!(weights, Weights::Dense(_)) { 8 * rows.num_rows() } else { 0 };
         let bytes = rows.columns().iter().map(|c| c.get_array_memory_size()).sum::<usize>() + 8 * hashes.len() + dense;
         let level = if rows.num_rows() >= LARGE { LARGE_LEVEL } else { level };
-        Self { rows, weights, hashes, negative, positive, bytes, level }
+        Self { rows, weights, hashes, negative, positive, bytes, level, latest: OnceLock::new() }
     }
     pub fn len(&self) -> usize {
         self.hashes.len()
+    }
+    /// The latest time in a column; rows without a time are later than all.
+    pub fn latest(&self, column: usize) -> i64 {
+        let find = || {
+            let times = self.rows.columns().get(column).and_then(micros_array);
+            let latest = times.filter(|t| t.null_count() == 0).and_then(|t| compute::max(&t));
+            (column, latest.unwrap_or(i64::MAX))
+        };
+        match self.latest.get_or_init(find) {
+            (c, latest) if *c == column => *latest,
+            _ => find().1,
+        }
     }
     /// The rows as a Z-set.
     pub fn zbatch(&self) -> ZBatch {

@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 use super::block::{Block, Spec, compact_batch};
 use super::run::{BLOCK_ROWS, Run, pick_zbatch};
+use arrow::array::Array as _;
+use millstream_sql::plan::time::micros_array;
+
 use crate::error::{Result, ResultExt as _};
 use crate::zset::ZBatch;
 
@@ -72,7 +75,8 @@ impl Merge {
         self.inputs.iter().any(|r| Arc::ptr_eq(r, run))
     }
     /// Merges one slice of about `fuel` rows at most; the number of rows it read. 0: all is done.
-    pub fn step(&mut self, spec: &Spec, fuel: usize) -> Result<usize> {
+    /// Rows whose time in the column `floor.0` is before `floor.1` are left out.
+    pub fn step(&mut self, spec: &Spec, fuel: usize, floor: Option<(usize, i64)>) -> Result<usize> {
         let quota = (self.slice_rows.min(fuel) / self.inputs.len().max(1)).max(1);
         // The slice ends at the smallest hash any input reaches within its quota; groups of one hash stay whole.
         let mut cut = u64::MAX;
@@ -101,6 +105,16 @@ impl Merge {
             return Ok(0);
         }
         let read = rows.len();
+        if let Some((column, bound)) = floor {
+            let times: Vec<_> = parts.iter().map(|p| micros_array(p.rows.column(column))).collect();
+            rows.retain(|(_, part, i)| {
+                let time = times[*part as usize].as_ref().filter(|t| t.is_valid(*i as usize));
+                time.is_none_or(|t| t.value(*i as usize) >= bound)
+            });
+            if rows.is_empty() {
+                return Ok(read);
+            }
+        }
         // Stable: it finds the sorted pieces and merges them.
         rows.sort();
         for block in consolidated_blocks(spec, &parts, &rows)? {

@@ -63,6 +63,8 @@ pub struct Arrangement {
     stored_rows: usize,
     /// The rows since the last freeze were given up: more than there is in all.
     rewrite: bool,
+    /// Rows whose time in this column is before this are never asked for again.
+    floor: Option<(usize, i64)>,
 }
 
 /// Pairs found by a probe.
@@ -101,6 +103,7 @@ impl Arrangement {
             unfrozen_rows: 0,
             stored_rows: 0,
             rewrite: false,
+            floor: None,
         }
     }
     /// Rewrites stored runs from so many rows on.
@@ -259,6 +262,21 @@ impl Arrangement {
         self.stored_rows += batch.len();
         self.append_normalised(vec![batch], true)
     }
+    /// Rows whose time in a column is before `bound` (microseconds) will never be asked for again. They go when all rows
+    /// around them are such, or with the next merge.
+    pub fn forget(&mut self, column: usize, bound: i64) {
+        if self.floor.is_some_and(|(c, b)| c == column && b >= bound) {
+            return;
+        }
+        self.floor = Some((column, bound));
+        let merge = &self.merge;
+        // A merge under way leaves them out itself.
+        self.runs.retain(|r| r.latest(column) >= bound || merge.as_ref().is_some_and(|m| m.is_input(r)));
+        if self.head.len() > 0 && self.head.blocks.iter().all(|b| b.latest(column) < bound) {
+            self.head.take();
+            self.head_frozen = 0;
+        }
+    }
     /// Merges runs, at most about `fuel` rows. True if more is waiting.
     pub fn maintain(&mut self, fuel: usize) -> Result<bool> {
         let mut spent = 0;
@@ -273,7 +291,7 @@ impl Arrangement {
             if spent >= fuel {
                 return Ok(true);
             }
-            let read = merge.step(&self.spec, fuel - spent)?;
+            let read = merge.step(&self.spec, fuel - spent, self.floor)?;
             spent += read;
             if read == 0
                 && let Some(merge) = self.merge.take()

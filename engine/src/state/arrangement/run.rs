@@ -60,6 +60,10 @@ impl Run {
     pub fn len(&self) -> usize {
         self.hashes.len()
     }
+    /// The latest time in a column.
+    pub fn latest(&self, column: usize) -> i64 {
+        self.blocks.iter().map(|b| b.latest(column)).max().unwrap_or(i64::MIN)
+    }
     /// First position and number of rows with this hash.
     #[inline]
     pub fn find(&self, hash: u64) -> Option<(u32, u32)> {

@@ -7,12 +7,14 @@
 //! first, because a key may be removed and come back between two freezes.
 
 pub mod code;
+mod expiry;
 mod keys;
 
 use arrow::array::{ArrayRef, BooleanArray};
 use arrow::datatypes::DataType;
 use hashbrown::HashTable;
 
+use self::expiry::Expiry;
 use self::keys::{BatchKeys, Keys};
 use crate::error::{Result, ResultExt as _};
 use crate::hash::hash_rows;
@@ -52,6 +54,8 @@ pub struct KeyedState {
     /// Rows frozen since the last full dump.
     frozen: usize,
     dump_all: bool,
+    /// Keys by time, once somebody asked for it.
+    expiry: Option<Expiry>,
 }
 
 /// What a freeze has to write.
@@ -99,6 +103,7 @@ impl KeyedState {
             tombstones: Vec::new(),
             frozen: 0,
             dump_all: false,
+            expiry: None,
         })
     }
 
@@ -231,6 +236,9 @@ impl KeyedState {
         };
         self.keys.set(slot, batch, row);
         self.live += 1;
+        if let Some(e) = &mut self.expiry {
+            e.appeared(slot);
+        }
         Ok(slot)
     }
 

@@ -65,6 +65,8 @@ impl Builder<'_> {
             IncOp::Aggregate { .. } | IncOp::TopN { .. } | IncOp::TopRank { .. } => false,
             IncOp::Over { .. } | IncOp::Recompute { .. } => false,
             IncOp::Recursive { .. } => false, // given by what its step does
+            // Which of them it is depends on lateness: given where it is made.
+            IncOp::Emit { .. } => false,
         };
         if keeps && inputs.iter().all(|i| self.node(*i).kind == ChangelogKind::Append) {
             ChangelogKind::Append
@@ -79,7 +81,9 @@ impl Builder<'_> {
             IncOp::Exchange { distribution } => vec![distribution.clone()],
             // Emitted on shard 0 only.
             IncOp::Values { .. } => vec![Distribution::Single],
-            IncOp::Map { exprs: None, .. } | IncOp::Distinct | IncOp::SetOp { .. } => of(0).to_vec(),
+            IncOp::Map { exprs: None, .. } | IncOp::Distinct | IncOp::SetOp { .. } | IncOp::Emit { .. } => {
+                of(0).to_vec()
+            }
             IncOp::TopN { .. } | IncOp::TopRank { .. } | IncOp::Over { .. } => of(0).to_vec(),
             IncOp::Map { exprs: Some(exprs), .. } => {
                 moved(of(0), |column| exprs.iter().position(|e| e.as_column() == Some(column)))

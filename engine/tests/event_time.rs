@@ -1,0 +1,303 @@
+//! Event time end to end: late rows, windows that close, corrections, and that how rows arrive shows nowhere.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use arrow::array::{Array, RecordBatch};
+use millstream::api::{Engine, EngineOptions};
+use millstream::time::{Clock, Timestamp};
+
+/// A clock that goes when it is told to.
+#[derive(Default)]
+struct Hands(AtomicI64);
+
+impl Clock for Hands {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::SeqCst))
+    }
+}
+
+fn options(data: &str) -> EngineOptions {
+    EngineOptions { data: data.into(), workers: 2, checkpoint_interval: Duration::ZERO, ..Default::default() }
+}
+
+fn lines(batches: &[RecordBatch]) -> Vec<String> {
+    let mut out = Vec::new();
+    for b in batches {
+        for i in 0..b.num_rows() {
+            let cell = |c: &arrow::array::ArrayRef| match c.is_null(i) {
+                true => "NULL".into(),
+                false => arrow::util::display::array_value_to_string(c, i).expect("printable"),
+            };
+            out.push(b.columns().iter().map(cell).collect::<Vec<String>>().join("|"));
+        }
+    }
+    out.sort();
+    out
+}
+
+async fn rows(engine: &Engine, sql: &str) -> Vec<String> {
+    lines(&engine.query(sql).await.unwrap_or_else(|e| panic!("{sql}: {} {e}", e.code.0)))
+}
+
+/// Waits until a query gives these rows.
+async fn becomes(engine: &Engine, sql: &str, expected: &[&str]) {
+    let started = Instant::now();
+    loop {
+        let got = rows(engine, sql).await;
+        if got == expected {
+            return;
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "{sql}\ngot {got:#?}\nwant {expected:#?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn run(engine: &Engine, sql: &str) {
+    engine.execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {} {e}", e.code.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_is_emitted_once_when_the_watermark_passes_its_end() {
+    let dir = tempfile::tempdir().expect("folder");
+    let data = dir.path().join("data").display().to_string();
+    {
+        let engine = Engine::open(options(&data)).await.expect("opens");
+        run(&engine, "CREATE STREAM s (ts TIMESTAMP, k TEXT, WATERMARK FOR ts AS ts - INTERVAL '5 seconds')").await;
+        run(
+            &engine,
+            "CREATE MATERIALIZED VIEW w AS SELECT window_start, k, count(*) AS n FROM TUMBLE(s, ts, INTERVAL '10 seconds') \
+             GROUP BY window_start, k EMIT ON WINDOW CLOSE",
+        )
+        .await;
+        run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:00:01', 'a'), ('2026-01-01 00:00:12', 'a')").await;
+        assert!(rows(&engine, "SELECT * FROM w").await.is_empty(), "the watermark is at 7 seconds");
+        run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:00:08', 'a'), ('2026-01-01 00:00:14.9', 'b')").await;
+        assert!(rows(&engine, "SELECT * FROM w").await.is_empty(), "the watermark is at 9.9 seconds");
+        engine.shutdown().await.expect("stops");
+    }
+    let engine = Engine::open(options(&data)).await.expect("opens again");
+    run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:00:15', 'b')").await;
+    assert_eq!(rows(&engine, "SELECT * FROM w").await, ["2026-01-01T00:00:00|a|2"]);
+    // Late: its window is closed, so it is none of the stream's rows for anybody.
+    run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:00:09', 'a'), ('2026-01-01 00:00:30', 'c')").await;
+    let want = ["2026-01-01T00:00:00|a|2", "2026-01-01T00:00:10|a|1", "2026-01-01T00:00:10|b|2"];
+    assert_eq!(rows(&engine, "SELECT * FROM w").await, want);
+    assert_eq!(rows(&engine, "SELECT count(*) FROM s").await, ["6"]);
+    let late = rows(&engine, "SELECT ts, k, ms_watermark, ms_partition FROM s_late").await;
+    assert_eq!(late, ["2026-01-01T00:00:09|a|2026-01-01T00:00:10|clients"]);
+    // The groups of closed windows are gone; what waits is one window of one key, in two operators.
+    let state = rows(&engine, "SELECT state_rows <= 2 + 3 FROM ms.jobs WHERE name = 'w'").await;
+    assert_eq!(state, ["true"]);
+    engine.shutdown().await.expect("stops");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_rows_within_the_allowance_correct_what_was_out() {
+    let engine = Engine::open(options("memory://")).await.expect("opens");
+    run(&engine, "CREATE STREAM s (ts TIMESTAMPTZ, x BIGINT, WATERMARK FOR ts)").await;
+    run(
+        &engine,
+        "CREATE MATERIALIZED VIEW w AS SELECT window_end, sum(x) AS x FROM TUMBLE(s, ts, INTERVAL '10 seconds') \
+         GROUP BY window_end EMIT ON WINDOW CLOSE ALLOW LATENESS INTERVAL '1 minute' LATE ROWS TO too_late",
+    )
+    .await;
+    run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:00:01Z', 1), ('2026-01-01 00:00:12Z', 2)").await;
+    assert_eq!(rows(&engine, "SELECT * FROM w").await, ["2026-01-01T00:00:10Z|1"]);
+    run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:00:05Z', 40)").await;
+    assert_eq!(rows(&engine, "SELECT * FROM w").await, ["2026-01-01T00:00:10Z|41"]);
+    assert!(rows(&engine, "SELECT * FROM too_late").await.is_empty());
+    run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:01:30Z', 3)").await;
+    run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:00:05Z', 500), ('2026-01-01 00:00:35Z', 7)").await;
+    let want = ["2026-01-01T00:00:10Z|41", "2026-01-01T00:00:20Z|2", "2026-01-01T00:00:40Z|7"];
+    assert_eq!(rows(&engine, "SELECT * FROM w").await, want);
+    assert_eq!(rows(&engine, "SELECT ts, x FROM too_late").await, ["2026-01-01T00:00:05Z|500"]);
+    engine.shutdown().await.expect("stops");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn early_results_go_out_with_the_clock_and_final_ones_at_once() {
+    let hands = Arc::new(Hands::default());
+    let engine = Engine::open(EngineOptions { clock: hands.clone(), ..options("memory://") }).await.expect("opens");
+    run(&engine, "CREATE STREAM s (ts TIMESTAMP, WATERMARK FOR ts)").await;
+    run(
+        &engine,
+        "CREATE MATERIALIZED VIEW w AS SELECT window_start, count(*) AS n FROM TUMBLE(s, ts, INTERVAL '1 minute') \
+         GROUP BY window_start EMIT EVERY INTERVAL '10 seconds'",
+    )
+    .await;
+    hands.0.store(3_000_000, Ordering::SeqCst);
+    run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:00:01'), ('2026-01-01 00:00:02')").await;
+    assert!(rows(&engine, "SELECT * FROM w").await.is_empty());
+    hands.0.store(10_000_000, Ordering::SeqCst);
+    becomes(&engine, "SELECT * FROM w", &["2026-01-01T00:00:00|2"]).await;
+    run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:00:03')").await;
+    assert_eq!(rows(&engine, "SELECT * FROM w").await, ["2026-01-01T00:00:00|2"]);
+    hands.0.store(11_000_000, Ordering::SeqCst);
+    run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:01:03')").await;
+    assert_eq!(rows(&engine, "SELECT * FROM w").await, ["2026-01-01T00:00:00|3"], "closed");
+    hands.0.store(20_000_000, Ordering::SeqCst);
+    becomes(&engine, "SELECT * FROM w", &["2026-01-01T00:00:00|3", "2026-01-01T00:01:00|1"]).await;
+    engine.shutdown().await.expect("stops");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_partition_holds_time_back_no_longer_than_its_timeout() {
+    let dir = tempfile::tempdir().expect("folder");
+    let hands = Arc::new(Hands::default());
+    let engine = Engine::open(EngineOptions { clock: hands.clone(), ..options("memory://") }).await.expect("opens");
+    for p in 0..8 {
+        let mut text = format!("{{\"ts\":\"2026-01-01 00:00:0{p}\",\"p\":{p}}}\n");
+        if p != 3 {
+            writeln!(text, "{{\"ts\":\"2026-01-01 00:01:00\",\"p\":{p}}}").expect("writes");
+        }
+        std::fs::write(dir.path().join(format!("{p}.ndjson")), text).expect("writes");
+    }
+    run(
+        &engine,
+        &format!(
+            "CREATE STREAM s (ts TIMESTAMP, p BIGINT, WATERMARK FOR ts) \
+             WITH (connector = 'file', path = '{}/*.ndjson', format = 'json', idle_timeout = '30s')",
+            dir.path().display()
+        ),
+    )
+    .await;
+    run(
+        &engine,
+        "CREATE MATERIALIZED VIEW w AS SELECT window_start, count(*) AS n FROM TUMBLE(s, ts, INTERVAL '10 seconds') \
+         GROUP BY window_start EMIT ON WINDOW CLOSE",
+    )
+    .await;
+    becomes(&engine, "SELECT count(*) FROM ms.sources WHERE relation = 's' AND NOT idle", &["8"]).await;
+    let holds = "SELECT partition LIKE '%3.ndjson', watermark FROM ms.sources WHERE holds_watermark";
+    becomes(&engine, holds, &["true|2026-01-01T00:00:03Z"]).await;
+    assert!(rows(&engine, "SELECT * FROM w").await.is_empty());
+    hands.0.store(30_000_000, Ordering::SeqCst);
+    becomes(&engine, "SELECT * FROM w", &["2026-01-01T00:00:00|8"]).await;
+    engine.shutdown().await.expect("stops");
+}
+
+/// A reproducible stream of numbers.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) % n
+    }
+}
+
+const VIEWS: [(&str, &str); 7] = [
+    (
+        "tumble",
+        "SELECT window_start, k, count(*) AS n, sum(x) AS s, max(x) AS m FROM TUMBLE(s, ts, INTERVAL '10 seconds') \
+         GROUP BY window_start, k",
+    ),
+    (
+        "hop",
+        "SELECT window_end, k, count(DISTINCT x) AS n, min(x) AS m \
+         FROM HOP(s, ts, INTERVAL '5 seconds', INTERVAL '15 seconds') GROUP BY window_end, k",
+    ),
+    (
+        "busiest",
+        "SELECT window_start, k, n FROM (SELECT *, row_number() OVER (PARTITION BY window_start ORDER BY n DESC, k) AS r \
+         FROM (SELECT window_start, k, count(*) AS n FROM TUMBLE(s, ts, INTERVAL '10 seconds') GROUP BY window_start, k)) \
+         WHERE r <= 2",
+    ),
+    (
+        "window_join",
+        "SELECT a.window_start, a.k, a.n, b.m FROM \
+         (SELECT window_start, k, count(*) AS n FROM TUMBLE(s, ts, INTERVAL '10 seconds') GROUP BY window_start, k) a JOIN \
+         (SELECT window_start, max(x) AS m FROM TUMBLE(s, ts, INTERVAL '10 seconds') GROUP BY window_start) b \
+         ON a.window_start = b.window_start AND a.k < b.m",
+    ),
+    (
+        "interval_join",
+        "SELECT a.ts, a.x, b.x AS y FROM s a JOIN s b ON a.k = b.k AND b.ts BETWEEN a.ts AND a.ts + INTERVAL '2 seconds' \
+         AND a.x < b.x",
+    ),
+    (
+        "outer_window_join",
+        "SELECT a.window_start, a.k, b.n FROM \
+         (SELECT DISTINCT window_start, k FROM TUMBLE(s, ts, INTERVAL '10 seconds')) a LEFT JOIN \
+         (SELECT window_start, k, count(*) AS n FROM TUMBLE(s, ts, INTERVAL '10 seconds') WHERE x > 50 \
+         GROUP BY window_start, k) b ON a.window_start = b.window_start AND a.k = b.k",
+    ),
+    ("rows_themselves", "SELECT ts, k, x FROM s WHERE x % 3 = 0"),
+];
+
+/// Writes the events over so many files, each in an order that is never more than three seconds off.
+fn write_partitions(dir: &Path, events: &[(i64, u64, u64)], partitions: usize, r: &mut Random) {
+    let mut parts: Vec<Vec<(i64, i64, u64, u64)>> = vec![Vec::new(); partitions];
+    for (ts, k, x) in events {
+        let delayed = ts + r.below(3_000) as i64;
+        parts[r.below(partitions as u64) as usize].push((delayed, *ts, *k, *x));
+    }
+    for (p, mut rows) in parts.into_iter().enumerate() {
+        rows.sort_by_key(|row| row.0);
+        let mut text = String::new();
+        for (_, ts, k, x) in rows {
+            writeln!(text, "{{\"ts\":{ts},\"k\":{k},\"x\":{x}}}").expect("writes");
+        }
+        // Time goes on until everything above is final.
+        writeln!(text, "{{\"ts\":{},\"k\":null,\"x\":null}}", 10_000_000_000_000i64).expect("writes");
+        std::fs::write(dir.join(format!("{p}.ndjson")), text).expect("writes");
+    }
+}
+
+/// However rows are spread, delayed and cut into epochs, final results are those of the query over all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_rows_arrive_shows_nowhere() {
+    for seed in 0..4u64 {
+        let mut r = Random(seed * 7919 + 1);
+        let base = 1_767_225_600_000i64;
+        let mut events: Vec<(i64, u64, u64)> =
+            (0..400).map(|_| (base + r.below(120_000) as i64, r.below(4), r.below(100))).collect();
+        // Duplicates are rows of their own.
+        events.extend_from_within(..40);
+        events.sort_unstable();
+        let mut answers: Vec<Vec<String>> = Vec::new();
+        for (run_number, partitions) in [1usize, 3, 8].into_iter().enumerate() {
+            let dir = tempfile::tempdir().expect("folder");
+            write_partitions(dir.path(), &events, partitions, &mut r);
+            let options = EngineOptions {
+                workers: 1 + run_number,
+                epoch_rows_max: [7, 64, 100_000][r.below(3) as usize],
+                ..options("memory://")
+            };
+            let engine = Engine::open(options).await.expect("opens");
+            run(
+                &engine,
+                &format!(
+                    "CREATE STREAM s (ts TIMESTAMP(3), k BIGINT, x BIGINT, WATERMARK FOR ts AS ts - INTERVAL '3 seconds') \
+                     WITH (connector = 'file', path = '{}/*.ndjson', format = 'json')",
+                    dir.path().display()
+                ),
+            )
+            .await;
+            for (name, query) in VIEWS {
+                run(&engine, &format!("CREATE MATERIALIZED VIEW {name} AS {query} EMIT ON WINDOW CLOSE")).await;
+                run(&engine, &format!("CREATE MATERIALIZED VIEW {name}_now AS {query}")).await;
+            }
+            let mut all = Vec::new();
+            for (name, query) in VIEWS {
+                let want = rows(&engine, query).await;
+                assert!(!want.is_empty(), "{name} has nothing to compare");
+                let want: Vec<&str> = want.iter().map(String::as_str).collect();
+                becomes(&engine, &format!("SELECT * FROM {name}_now"), &want).await;
+                // What the last rows are in never closes.
+                let closed: Vec<&str> = want.into_iter().filter(|l| l.starts_with("2026")).collect();
+                becomes(&engine, &format!("SELECT * FROM {name}"), &closed).await;
+                all.extend(closed.into_iter().map(str::to_owned));
+            }
+            let late = rows(&engine, "SELECT count(*) FROM s_late").await;
+            assert_eq!(late, ["0"], "seed {seed}: no row is later than the delay");
+            answers.push(all);
+            engine.shutdown().await.expect("stops");
+        }
+        assert!(answers.windows(2).all(|w| w[0] == w[1]), "seed {seed}: partitions show");
+    }
+}
