@@ -161,6 +161,10 @@ impl ZBatch {
         if self.append_only() && !matches!(&self.weights, Weights::Dense(w) if w.contains(&0)) {
             return Ok(self);
         }
+        self.merge_equal()
+    }
+    /// [`Self::consolidate`], also of a batch that only inserts.
+    pub fn merge_equal(self) -> Result<Self, ArrowError> {
         let n = self.len();
         if n == 0 {
             return Ok(self);

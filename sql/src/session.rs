@@ -5,6 +5,7 @@ pub(crate) mod data_errors;
 mod errors;
 mod names;
 mod numbers;
+mod recursion;
 mod rewrite;
 mod rows;
 mod unsupported;
@@ -185,16 +186,19 @@ pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) ->
     let mut query = query.clone();
     window_tvf::rewrite(&mut query, text)?;
     unsupported::check_syntax(&query)?;
+    let casts = recursion::check(&mut query, state, text)?;
     // Names are those of the text: they are given before it is rewritten.
     let mut named = query.clone();
     let beside_wildcards = names::assign(&mut named, Clashes::Written);
-    match plan_named(state, named, text).await {
+    let plan = match plan_named(state, named, text).await {
         Err(e) if beside_wildcards && matches!(e.code, SqlState::DUPLICATE_COLUMN | SqlState::AMBIGUOUS_COLUMN) => {
             names::assign(&mut query, Clashes::BesideWildcards);
             plan_named(state, query, text).await.map_err(|_| e)
         }
         done => done,
-    }
+    }?;
+    recursion::check_types(&plan, &casts)?;
+    Ok(plan)
 }
 
 async fn plan_named(state: &SessionState, mut query: ast::Query, text: &str) -> Result<LogicalPlan> {

@@ -142,7 +142,7 @@ pub(crate) async fn checkpoint(inner: &Arc<EngineInner>) -> Result<()> {
             for (owner, (shards, slots)) in c.frozen {
                 writer.shards.insert(owner.clone(), shards);
                 for f in slots {
-                    let key = (f.shard, f.node, f.delta.slot.to_owned());
+                    let key = (f.shard, f.node, f.delta.slot.into_owned());
                     writer.pending.push((owner.clone(), key, f.delta.replaces, f.delta.batches));
                 }
             }

@@ -150,7 +150,7 @@ fn seen_rows(inputs: &BTreeMap<RelationId, Arc<Version>>) -> Result<Vec<FrozenSl
                 batches.push(rows.to_weighted().e()?);
             }
         }
-        slots.push(FrozenSlot { shard: 0, node, delta: SlotDelta { slot: "seen", replaces: true, batches } });
+        slots.push(FrozenSlot { shard: 0, node, delta: SlotDelta { slot: "seen".into(), replaces: true, batches } });
     }
     Ok(slots)
 }

@@ -104,6 +104,12 @@ pub(super) fn operator(
             output,
             shard,
         )?),
+        IncOp::Recursive { step, distinct, rounds_max } => {
+            // All rows are on the first shard, and so is all there is of the step.
+            let ops = step.nodes.iter().map(|n| operator(step, n, Shard::ONE, state)).collect::<Result<_>>()?;
+            let round = crate::ops::recursive::Step::new(step.as_ref().clone(), ops);
+            Box::new(crate::ops::recursive::RecursiveOp::new(round, *distinct, *rounds_max, output, shard)?)
+        }
         IncOp::Emit { column, every } => Box::new(crate::ops::emit::EmitOp::new(output, *column, *every, shard)?),
         IncOp::Recompute { plan: stored, keys, .. } => {
             let inputs = node.inputs.iter().map(|n| plan.node(*n).schema.clone()).collect();

@@ -79,7 +79,9 @@ impl OutputStore {
     /// What was added since the last freeze.
     pub fn freeze(&mut self) -> Result<SlotDelta> {
         match self {
-            Self::Log(log) => Ok(SlotDelta { slot: SLOT, replaces: false, batches: std::mem::take(&mut log.unfrozen) }),
+            Self::Log(log) => {
+                Ok(SlotDelta { slot: SLOT.into(), replaces: false, batches: std::mem::take(&mut log.unfrozen) })
+            }
             Self::Indexed(a) => a.freeze(SLOT),
         }
     }
@@ -188,7 +190,7 @@ pub fn errors_to_slot(errors: &ErrorSet) -> Result<SlotDelta> {
     let weights: ArrayRef = Arc::new(errors.entries.values().copied().collect::<Int64Array>());
     let batch =
         RecordBatch::try_new(schema, vec![column(&|k| &k.0), column(&|k| &k.1), column(&|k| &k.2), weights]).e()?;
-    Ok(SlotDelta { slot: "errors", replaces: true, batches: vec![batch] })
+    Ok(SlotDelta { slot: "errors".into(), replaces: true, batches: vec![batch] })
 }
 
 /// Inverse of [`errors_to_slot`].

@@ -162,7 +162,7 @@ impl DeltaOp for EmitOp {
                 batches.push(whole.to_weighted().e()?);
             }
         }
-        Ok(vec![SlotDelta { slot: SLOT, replaces: true, batches }])
+        Ok(vec![SlotDelta { slot: SLOT.into(), replaces: true, batches }])
     }
 
     fn restore(&mut self, slot: &str, batch: &RecordBatch) -> Result<()> {

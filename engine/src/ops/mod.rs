@@ -13,6 +13,7 @@ pub mod join;
 pub mod map;
 pub mod over;
 pub mod recompute;
+pub mod recursive;
 pub mod row_map;
 pub mod set_op;
 pub mod top_n;
@@ -141,7 +142,7 @@ impl std::ops::AddAssign for StateStats {
 #[derive(Debug, Clone)]
 pub struct SlotDelta {
     /// Name of the slot, e.g. `left`; one operator may have several.
-    pub slot: &'static str,
+    pub slot: std::borrow::Cow<'static, str>,
     /// True: this is the whole content and replaces every earlier run. False: it comes after them.
     pub replaces: bool,
     /// The content; the operator alone knows its columns. All batches of a slot have one schema. May be empty.

@@ -280,7 +280,7 @@ impl RecomputeOp {
         columns.extend([text(|f| &f.code), text(|f| &f.message), text(|f| &f.row)]);
         fields.extend(["code", "message", "row"].map(|n| Field::new(n, DataType::Utf8, false)));
         let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).e()?;
-        Ok(Some(SlotDelta { slot: ERROR_SLOT, replaces: true, batches: vec![batch] }))
+        Ok(Some(SlotDelta { slot: ERROR_SLOT.into(), replaces: true, batches: vec![batch] }))
     }
 
     fn restore_failing(&mut self, batch: &RecordBatch) -> Result<()> {

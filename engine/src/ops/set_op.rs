@@ -68,7 +68,7 @@ impl DeltaOp for SetOp {
     fn freeze(&mut self) -> Result<Vec<SlotDelta>> {
         let frozen = self.state.freeze();
         let batches = to_batches(&self.state, 2, &frozen, &|_| Vec::new())?;
-        Ok(vec![SlotDelta { slot: SLOT, replaces: frozen.replaces, batches }])
+        Ok(vec![SlotDelta { slot: SLOT.into(), replaces: frozen.replaces, batches }])
     }
 
     fn restore(&mut self, slot: &str, batch: &RecordBatch) -> Result<()> {

@@ -12,11 +12,13 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::{StreamExt as _, TryStreamExt as _};
+use millstream_sql::optimize::RoundsMax;
 use millstream_sql::plan::RelationId;
 use millstream_sql::session::visible_schema;
 use sqlparser_ast::Query;
 
 use super::provider::{Bindings, Bound, scanned, with_relations};
+use super::show::ROUNDS_SETTING;
 use crate::api::Session;
 use crate::catalog::{Body, Catalog, Relation};
 use crate::coord::{EngineInner, wait_for_frontier};
@@ -58,6 +60,8 @@ pub(crate) struct PlanContext {
     pub(crate) catalog: Arc<Catalog>,
     extra_schemas: Vec<(String, Arc<dyn SchemaProvider>)>,
     extra_functions: Vec<Arc<datafusion::logical_expr::ScalarUDF>>,
+    /// Rounds a recursive query may take, where the session says so.
+    rounds_max: Option<RoundsMax>,
 }
 
 impl PlanContext {
@@ -67,6 +71,7 @@ impl PlanContext {
             catalog: session.engine.inner.lock().catalog.clone(),
             extra_schemas: session.extra_schemas.clone(),
             extra_functions: session.extra_functions.clone(),
+            rounds_max: session.settings.get(ROUNDS_SETTING).and_then(|v| v.trim().parse().ok()).map(RoundsMax),
         }
     }
 
@@ -87,6 +92,9 @@ impl PlanContext {
         );
         for f in &self.extra_functions {
             datafusion::logical_expr::registry::FunctionRegistry::register_udf(&mut state, f.clone()).e()?;
+        }
+        if let Some(max) = self.rounds_max {
+            state.config_mut().set_extension(Arc::new(max));
         }
         Ok(state)
     }

@@ -37,6 +37,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("intervalstyle", "postgres"),
     ("max_identifier_length", "63"),
     ("on_error", "fail"),
+    (ROUNDS_SETTING, "100000"),
     ("search_path", "public"),
     ("server_encoding", "UTF8"),
     ("server_version", "15.0"),
@@ -48,6 +49,10 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("transaction_read_only", "off"),
     ("unbounded_state", "allow"),
 ];
+
+/// How many rounds a recursive query may take.
+pub(crate) const ROUNDS_SETTING: &str = "recursion_rounds_max";
+const ROUNDS_LIMIT: u32 = 1_000_000_000;
 
 /// Settings that have a few values only, the default first.
 const CHOICES: &[(&str, &[&str])] = &[
@@ -62,6 +67,16 @@ const CHOICES: &[(&str, &[&str])] = &[
 pub(crate) fn check_setting(name: &str, value: &str) -> Result<()> {
     if name == "freshness" && value != "0" {
         millstream_sql::plan::emit::interval_micros(value)?;
+    }
+    if name == ROUNDS_SETTING {
+        return match value.trim().parse::<u32>() {
+            Ok(1..=ROUNDS_LIMIT) => Ok(()),
+            _ => {
+                let message = format!("invalid value for parameter \"{name}\": \"{value}\"");
+                Err(Error::new(SqlState::INVALID_PARAMETER_VALUE, message)
+                    .hint(format!("It is a number from 1 to {ROUNDS_LIMIT}.")))
+            }
+        };
     }
     let Some((_, values)) = CHOICES.iter().find(|(n, _)| *n == name) else { return Ok(()) };
     if values.iter().any(|v| v.eq_ignore_ascii_case(value)) {

@@ -9,6 +9,7 @@ mod aggregate_order;
 mod cross_join;
 mod distinct_on;
 mod push_down_filter;
+mod rounds;
 mod row_order;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use datafusion::optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
 
 pub use aggregate_order::TotalOrder;
 pub use distinct_on::FirstOfEach;
+pub use rounds::{ROUND_ROWS_MAX, ROUNDS_MAX, RoundsMax, rounds_max, too_many_rounds, too_many_rows};
 pub use row_order::physical_rules;
 
 /// Rules of DataFusion that do not apply to views.

@@ -31,11 +31,11 @@ use datafusion::physical_plan::{
 
 type Plan = Arc<dyn ExecutionPlan>;
 
-/// DataFusion's physical rules with those of this module among them.
+/// DataFusion's physical rules with those of this module among them, and the one that bounds recursions.
 pub fn physical_rules(
     rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>>,
 ) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let mut out: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = Vec::with_capacity(rules.len() + 2);
+    let mut out: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = Vec::with_capacity(rules.len() + 3);
     for rule in rules {
         match rule.name() {
             "EnsureRequirements" => out.push(Arc::new(HideOrder)),
@@ -44,6 +44,7 @@ pub fn physical_rules(
         }
         out.push(rule);
     }
+    out.push(Arc::new(super::rounds::CountRounds));
     out
 }
 

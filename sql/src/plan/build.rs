@@ -11,6 +11,7 @@ mod join;
 mod order;
 mod ranges;
 mod recompute;
+mod recursive;
 mod values;
 mod window;
 
@@ -36,6 +37,7 @@ use crate::asof::AsOf;
 use crate::decorrelate::set_op::SetOp;
 use crate::error::{Result, SqlError, SqlState};
 use crate::optimize;
+use crate::optimize::rounds_max;
 use crate::session::{from_datafusion, visible_schema};
 
 /// Facts about relations that the builder needs.
@@ -53,7 +55,7 @@ pub fn build(state: &SessionState, logical: LogicalPlan, relations: &dyn Relatio
     let wanted = visible_schema(analyzed.schema().as_arrow());
     let optimized = optimize::optimize(state, analyzed).map_err(from_datafusion)?;
     let read_order = order::of_output(&optimized);
-    let mut builder = Builder { relations, nodes: Vec::new(), places: Vec::new(), interned: HashMap::new() };
+    let mut builder = Builder::new(relations, rounds_max(state.config()));
     if wanted.fields().is_empty() {
         return Err(SqlError::unsupported("a view without columns"));
     }
@@ -104,6 +106,23 @@ struct Builder<'a> {
     /// Per node, the distributions its output is known to have.
     places: Vec<Vec<Distribution>>,
     interned: HashMap<String, NodeId>,
+    /// The graph is a step of a recursion: all of it runs on one shard.
+    one_shard: bool,
+    /// More rounds of a recursion than this are an error.
+    rounds_max: u32,
+}
+
+impl<'a> Builder<'a> {
+    fn new(relations: &'a dyn Relations, rounds_max: u32) -> Self {
+        Self {
+            relations,
+            nodes: Vec::new(),
+            places: Vec::new(),
+            interned: HashMap::new(),
+            one_shard: false,
+            rounds_max,
+        }
+    }
 }
 
 impl Builder<'_> {
@@ -169,7 +188,7 @@ impl Builder<'_> {
             LogicalPlan::Window(w) => self.window(w),
             LogicalPlan::Unnest(_) => self.unnest(plan),
             LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => self.values(plan),
-            LogicalPlan::RecursiveQuery(_) => recompute("recursive query"),
+            LogicalPlan::RecursiveQuery(r) => self.recursive(r),
             LogicalPlan::Subquery(s) => self.plan(&s.subquery),
             LogicalPlan::Extension(e) => match (SetOp::of(e.node.as_ref()), AsOf::of(e.node.as_ref())) {
                 (Some(op), _) => self.set_op(op),

@@ -14,7 +14,8 @@ use crate::session::visible;
 
 use super::bounds::{Bounds, Inputs, bounds};
 use super::{
-    AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, RangeEnd, SideRange, SortColumn, StoredPlan, Tier,
+    AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, RangeEnd, RelationId, SideRange, SortColumn,
+    StoredPlan, Tier,
 };
 
 /// An indented tree, one operator a line: name, arguments, `[native]`, `[keyed recompute: reason]` or
@@ -91,8 +92,25 @@ impl Printer<'_> {
             let bound = bound.map_or(String::new(), |b| format!("; {}", b.text()));
             self.lines.push(format!("{indent}    keeps {kept}{bound}"));
         }
-        for input in node.inputs.clone() {
-            self.print(input, depth + 1);
+        if let IncOp::Recursive { step, .. } = &node.op {
+            let source = |r: RelationId| match r.0 {
+                0 => "rows of the last round".to_owned(),
+                input => format!("input {input}"),
+            };
+            self.lines.push(format!("{indent}  Each round"));
+            let lines = explain_with(step, &source, self.state, None);
+            self.lines.extend(lines.into_iter().map(|line| format!("{indent}    {line}")));
+        }
+        for (i, input) in node.inputs.clone().into_iter().enumerate() {
+            match (&node.op, i) {
+                (IncOp::Recursive { .. }, 0) => self.lines.push(format!("{indent}  Base term")),
+                (IncOp::Recursive { .. }, i) => self.lines.push(format!("{indent}  Input {i}")),
+                _ => {
+                    self.print(input, depth + 1);
+                    continue;
+                }
+            }
+            self.print(input, depth + 2);
         }
     }
 
@@ -179,6 +197,10 @@ impl Printer<'_> {
                 }
                 text
             }
+            IncOp::Recursive { distinct, rounds_max, .. } => {
+                let kind = if *distinct { "union" } else { "union all" };
+                format!("Recursive {kind} ({}) rounds<={rounds_max}", all_names(&node.schema))
+            }
             IncOp::Emit { column, every } => {
                 let final_by = column.map(|c| format!("final by {}", name(&node.schema, c)));
                 let every = every.map(|us| format!("every {} ms", us / 1_000));
@@ -252,6 +274,10 @@ impl Printer<'_> {
             IncOp::Over { partition, .. } => {
                 format!("all input rows in order, with the last result of each, per ({})", names(input(0), partition))
             }
+            IncOp::Recursive { distinct: true, .. } => {
+                "each row with the rounds that give it, and what its operators keep".to_owned()
+            }
+            IncOp::Recursive { distinct: false, .. } => "what its operators keep".to_owned(),
             IncOp::Recompute { .. } => "all input rows and the last output".to_owned(),
             IncOp::Emit { .. } => "changes that are not out yet".to_owned(),
             _ => return None,

@@ -403,6 +403,18 @@ pub enum IncOp {
         /// over leaf `t0`, which has the input's columns and then `__part` and `__row`.
         plan: StoredPlan,
     },
+    /// WITH RECURSIVE. Input 0 is the base term, the others are what the recursive term reads beside its own rows.
+    /// All inputs are on one shard.
+    Recursive {
+        /// The recursive term for the rows of one round. Its relations are numbers of inputs, but for relation 0: the
+        /// rows of the last round, with the number of that round as a further, last column, which every operator
+        /// passes on: that is the last column of the output too. See `ops::recursive`.
+        step: Box<IncPlan>,
+        /// UNION: a row that was there in an earlier round is not there again. Otherwise UNION ALL.
+        distinct: bool,
+        /// More rounds than this are an error.
+        rounds_max: u32,
+    },
     /// Holds changes back: EMIT ON WINDOW CLOSE and EMIT EVERY. See [`emit`].
     Emit {
         /// The time column by which rows become final: when its bound passes them. `None`: no row ever is.

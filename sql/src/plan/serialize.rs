@@ -30,13 +30,8 @@ use crate::functions::{Collect, Stat};
 
 /// Encodes a plan for the catalog.
 pub fn to_json(plan: &IncPlan) -> Result<serde_json::Value> {
-    let file = PlanFile {
-        version: plan.version,
-        output: plan.output.0,
-        read_order: plan.read_order.iter().map(SortFile::from).collect(),
-        nodes: plan.nodes.iter().map(NodeFile::encode).collect::<Result<_>>()?,
-    };
-    serde_json::to_value(file).map_err(|e| SqlError::internal(format!("plan cannot be encoded: {e}")))
+    serde_json::to_value(PlanFile::encode(plan)?)
+        .map_err(|e| SqlError::internal(format!("plan cannot be encoded: {e}")))
 }
 
 /// Decodes what [`to_json`] wrote. Functions are found by name in `state`. An unknown version is an error.
@@ -47,22 +42,7 @@ pub fn from_json(state: &SessionState, json: &serde_json::Value) -> Result<IncPl
         return Err(damaged(format!("the stored plan has version {found}, this program reads version {PLAN_VERSION}")));
     }
     let file = PlanFile::deserialize(json).map_err(|e| damaged(format!("the stored plan is damaged: {e}")))?;
-    let context = state.task_ctx();
-    let nodes: Vec<IncNode> = file.nodes.into_iter().map(|n| n.decode(&context)).collect::<Result<_>>()?;
-    for (i, node) in nodes.iter().enumerate() {
-        if node.inputs.iter().any(|n| n.0 as usize >= i) {
-            return Err(damaged("the stored plan's nodes are out of order"));
-        }
-    }
-    if file.output as usize >= nodes.len() {
-        return Err(damaged("the stored plan has no output"));
-    }
-    Ok(IncPlan {
-        version: file.version,
-        nodes,
-        output: NodeId(file.output),
-        read_order: file.read_order.into_iter().map(SortColumn::from).collect(),
-    })
+    file.decode(&state.task_ctx())
 }
 
 fn damaged(message: impl Into<String>) -> SqlError {
@@ -75,6 +55,35 @@ struct PlanFile {
     output: u32,
     read_order: Vec<SortFile>,
     nodes: Vec<NodeFile>,
+}
+
+impl PlanFile {
+    fn encode(plan: &IncPlan) -> Result<Self> {
+        Ok(Self {
+            version: plan.version,
+            output: plan.output.0,
+            read_order: plan.read_order.iter().map(SortFile::from).collect(),
+            nodes: plan.nodes.iter().map(NodeFile::encode).collect::<Result<_>>()?,
+        })
+    }
+
+    fn decode(self, context: &TaskContext) -> Result<IncPlan> {
+        let nodes: Vec<IncNode> = self.nodes.into_iter().map(|n| n.decode(context)).collect::<Result<_>>()?;
+        for (i, node) in nodes.iter().enumerate() {
+            if node.inputs.iter().any(|n| n.0 as usize >= i) {
+                return Err(damaged("the stored plan's nodes are out of order"));
+            }
+        }
+        if self.output as usize >= nodes.len() {
+            return Err(damaged("the stored plan has no output"));
+        }
+        Ok(IncPlan {
+            version: self.version,
+            nodes,
+            output: NodeId(self.output),
+            read_order: self.read_order.into_iter().map(SortColumn::from).collect(),
+        })
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -150,6 +159,11 @@ enum OpFile {
         partition: Vec<usize>,
         order: Vec<SortFile>,
         plan: String,
+    },
+    Recursive {
+        step: PlanFile,
+        distinct: bool,
+        rounds_max: u32,
     },
     Emit {
         column: Option<usize>,
@@ -336,6 +350,9 @@ impl NodeFile {
                 order: order.iter().map(SortFile::from).collect(),
                 plan: plan_out(plan)?,
             },
+            IncOp::Recursive { step, distinct, rounds_max } => {
+                OpFile::Recursive { step: PlanFile::encode(step)?, distinct: *distinct, rounds_max: *rounds_max }
+            }
             IncOp::Emit { column, every } => OpFile::Emit { column: *column, every: *every },
             IncOp::Exchange { distribution } => OpFile::Exchange {
                 hash: match distribution {
@@ -413,6 +430,14 @@ impl NodeFile {
                 order: order.into_iter().map(SortColumn::from).collect(),
                 plan: plan_in(&plan, context)?,
             },
+            OpFile::Recursive { step, distinct, rounds_max } => {
+                let step = step.decode(context)?;
+                // Every relation of a step is an input of the node.
+                if step.relations().iter().any(|r| r.0 as usize >= self.inputs.len()) {
+                    return Err(damaged("the stored plan's recursive term reads what is not there"));
+                }
+                IncOp::Recursive { step: Box::new(step), distinct, rounds_max }
+            }
             OpFile::Emit { column, every } => IncOp::Emit { column, every },
             OpFile::Exchange { hash } => {
                 IncOp::Exchange { distribution: hash.map_or(Distribution::Single, Distribution::Hash) }

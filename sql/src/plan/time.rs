@@ -200,7 +200,7 @@ fn rule(plan: &IncPlan, node: &IncNode) -> datafusion::common::Result<NodeRule> 
         }
         IncOp::Emit { column, .. } => NodeRule::Held { width, column: *column },
         // A right row gives a left row of any age another partner.
-        IncOp::AsOf { .. } | IncOp::Recompute { keys: None, .. } => NodeRule::Nothing { width },
+        IncOp::AsOf { .. } | IncOp::Recompute { keys: None, .. } | IncOp::Recursive { .. } => NodeRule::Nothing { width },
     })
 }
 

@@ -4,6 +4,7 @@
 //! that a failing query can be read.
 
 mod nearest;
+mod recursive;
 mod subquery;
 mod windows;
 
@@ -93,7 +94,7 @@ impl<'a> Queries<'a> {
     /// A query.
     pub fn query(&mut self, depth: usize) -> Query {
         let windows = self.features.windows;
-        match self.rng.random_range(0..if windows { 39 } else { 34 }) {
+        match self.rng.random_range(0..if windows { 42 } else { 36 }) {
             0..=2 => self.select(depth),
             3..=6 => self.join(depth),
             7..=10 => self.aggregate(depth),
@@ -110,8 +111,9 @@ impl<'a> Queries<'a> {
             23..=29 => self.subquery(depth),
             30 | 31 => self.over(depth),
             32 => self.grouping_sets(depth),
-            34 | 35 => self.as_of(depth),
-            36..=38 => self.near(depth),
+            33..=35 => self.recursive(depth),
+            36 | 37 => self.as_of(depth),
+            38..=40 => self.near(depth),
             _ => self.global(depth),
         }
     }

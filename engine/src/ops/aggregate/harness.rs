@@ -123,7 +123,7 @@ impl Rig {
         for (op, stored) in self.ops.iter_mut().zip(&self.stored) {
             for d in stored {
                 for b in &d.batches {
-                    op.restore(d.slot, b).expect("restores");
+                    op.restore(&d.slot, b).expect("restores");
                 }
             }
             op.restored().expect("is restored");

@@ -37,11 +37,11 @@ impl AggregateOp {
         let sides = accs.iter().filter(|a| !matches!(a.side, Side::None));
         let batches =
             to_batches(&self.state, self.stride, &frozen, &|slots| sides.clone().map(|a| side(a, slots)).collect())?;
-        let mut out = vec![SlotDelta { slot: GROUPS, replaces: frozen.replaces, batches }];
+        let mut out = vec![SlotDelta { slot: GROUPS.into(), replaces: frozen.replaces, batches }];
         for (t, slot) in self.tables.iter_mut().zip(VALUE_SLOTS) {
             let frozen = t.state.freeze();
             let batches = to_batches(&t.state, 1, &frozen, &|_| Vec::new())?;
-            out.push(SlotDelta { slot, replaces: frozen.replaces, batches });
+            out.push(SlotDelta { slot: slot.into(), replaces: frozen.replaces, batches });
         }
         Ok(out)
     }

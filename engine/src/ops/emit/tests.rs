@@ -66,7 +66,7 @@ fn restart(op: EmitOp, every: Option<i64>) -> EmitOp {
     for delta in op.freeze().expect("freezes") {
         assert!(delta.replaces);
         for b in delta.batches {
-            again.restore(delta.slot, &b).expect("restores");
+            again.restore(&delta.slot, &b).expect("restores");
         }
     }
     again

@@ -211,7 +211,7 @@ impl Rig {
         for (op, stored) in self.shards.iter_mut().zip(&self.stored) {
             for d in stored {
                 for b in &d.batches {
-                    op.restore(d.slot, b).unwrap();
+                    op.restore(&d.slot, b).unwrap();
                 }
             }
             op.restored().unwrap();

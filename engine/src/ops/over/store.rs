@@ -122,9 +122,9 @@ impl OverOp {
         if !records.keys.is_empty() {
             batches.push(self.to_batch(records)?);
         }
-        let mut out = vec![SlotDelta { slot: ROWS, replaces, batches }];
+        let mut out = vec![SlotDelta { slot: ROWS.into(), replaces, batches }];
         if std::mem::take(&mut self.failing_changed) {
-            out.push(SlotDelta { slot: ERRORS, replaces: true, batches: vec![self.failures()?] });
+            out.push(SlotDelta { slot: ERRORS.into(), replaces: true, batches: vec![self.failures()?] });
         }
         Ok(out)
     }

@@ -184,7 +184,7 @@ fn an_error_of_a_full_recompute_empties_the_output_and_heals_also_after_a_restar
 fn restarted(from: &mut RecomputeOp, mut to: RecomputeOp) -> RecomputeOp {
     for slot in from.freeze().unwrap() {
         for b in &slot.batches {
-            to.restore(slot.slot, b).unwrap();
+            to.restore(&slot.slot, b).unwrap();
         }
     }
     to.restored().unwrap();
@@ -209,7 +209,7 @@ fn state_is_restored_into_any_number_of_shards() {
         let mut part = sharded(sql, 1, true, shard);
         for slot in &slots {
             for b in &slot.batches {
-                part.restore(slot.slot, b).unwrap();
+                part.restore(&slot.slot, b).unwrap();
             }
         }
         assert!(cx.flush(&mut part).is_empty(), "a restart changes nothing");

@@ -494,7 +494,7 @@ impl DeltaOp for TopNOp {
                 batches.push(self.to_batch(keys, weights)?);
             }
         }
-        Ok(vec![SlotDelta { slot: SLOT, replaces, batches }])
+        Ok(vec![SlotDelta { slot: SLOT.into(), replaces, batches }])
     }
 
     /// Columns: the row, then `__weight`; 0 says that the row is gone. The last of equal rows is in force.

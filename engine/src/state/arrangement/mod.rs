@@ -266,7 +266,7 @@ impl Arrangement {
         let rows = batches.iter().map(ZBatch::len).sum::<usize>();
         self.stored_rows = if rewrite { rows } else { self.stored_rows + rows };
         let batches = batches.iter().map(|b| b.to_weighted().e()).collect::<Result<_>>()?;
-        Ok(SlotDelta { slot, replaces: rewrite, batches })
+        Ok(SlotDelta { slot: slot.into(), replaces: rewrite, batches })
     }
     /// Applies a frozen batch (with `__weight`), keeping rows for which `keep(key hash)`.
     pub fn restore(&mut self, batch: &RecordBatch, keep: &dyn Fn(u64) -> bool) -> Result<()> {

@@ -64,6 +64,7 @@ impl Builder<'_> {
             IncOp::SetOp { kind } => *kind == SetOpKind::IntersectAll,
             IncOp::Aggregate { .. } | IncOp::TopN { .. } | IncOp::TopRank { .. } => false,
             IncOp::AsOf { .. } | IncOp::Over { .. } | IncOp::Recompute { .. } => false,
+            IncOp::Recursive { .. } => false, // given by what its step does
             // Which of them it is depends on lateness: given where it is made.
             IncOp::Emit { .. } => false,
         };
@@ -103,7 +104,7 @@ impl Builder<'_> {
                 let hash = Distribution::Hash(input.to_vec());
                 if of(0).contains(&hash) { vec![Distribution::Hash(k.output.clone())] } else { Vec::new() }
             }
-            IncOp::Recompute { keys: None, .. } => vec![Distribution::Single],
+            IncOp::Recompute { keys: None, .. } | IncOp::Recursive { .. } => vec![Distribution::Single],
             IncOp::Union => {
                 let shared = |d: &&Distribution| (1..inputs.len()).all(|i| of(i).contains(d));
                 of(0).iter().filter(shared).cloned().collect()
@@ -125,7 +126,8 @@ impl Builder<'_> {
 
     /// Both joins' sides must agree, so only exactly the wanted distribution will do.
     fn exchange(&mut self, input: NodeId, distribution: Distribution) -> NodeId {
-        if self.places[input.0 as usize].contains(&distribution) {
+        // A step of a recursion runs where its rows are.
+        if self.one_shard || self.places[input.0 as usize].contains(&distribution) {
             return input;
         }
         let schema = self.schema(input);
@@ -159,10 +161,11 @@ impl Builder<'_> {
         }
         let width = input_schema.fields().len();
         // Other names alone are no work, where the operator below names its own columns.
-        let named = !matches!(
-            self.node(input).op,
-            IncOp::Source { .. } | IncOp::Values { .. } | IncOp::Union | IncOp::Exchange { .. }
-        );
+        let named = self.one_shard
+            || !matches!(
+                self.node(input).op,
+                IncOp::Source { .. } | IncOp::Values { .. } | IncOp::Union | IncOp::Exchange { .. }
+            );
         let exprs = exprs.filter(|e| {
             let same = |(a, b): (&FieldRef, &FieldRef)| a.name() == b.name();
             let same_names = named || input_schema.fields().iter().zip(schema.fields()).all(same);

@@ -1,5 +1,6 @@
 //! ORDER BY and LIMIT: the order of reads, and top-N.
 
+use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::expr::Sort as SortExpr;
 use datafusion::logical_expr::logical_plan::{DistinctOn, Limit};
 use datafusion::logical_expr::{Expr, LogicalPlan};
@@ -34,6 +35,12 @@ pub(super) fn of_output(plan: &LogicalPlan) -> Vec<SortColumn> {
     }
 }
 
+/// A bound of the number of rows. DataFusion takes the one row of a SELECT without FROM for none.
+fn rows_max(plan: &LogicalPlan) -> Option<usize> {
+    let one_row = plan.exists(|node| Ok(matches!(node, LogicalPlan::EmptyRelation(e) if e.produce_one_row)));
+    if one_row.unwrap_or(true) { None } else { plan.max_rows() }
+}
+
 impl Builder<'_> {
     pub(super) fn limit(&mut self, limit: &Limit) -> Planned {
         let skip = match &limit.skip {
@@ -44,7 +51,7 @@ impl Builder<'_> {
             Some(e) => literal_count(e, "LIMIT")?,
             None => None,
         };
-        let enough = fetch.is_none_or(|n| limit.input.max_rows().is_some_and(|max| max as u64 <= n));
+        let enough = fetch.is_none_or(|n| rows_max(&limit.input).is_some_and(|max| max as u64 <= n));
         if skip == 0 && enough {
             return self.plan(&limit.input);
         }
