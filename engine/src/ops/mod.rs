@@ -9,6 +9,7 @@ pub mod distinct;
 pub(crate) mod eval;
 pub mod join;
 pub mod map;
+pub mod matching;
 pub mod over;
 pub mod recompute;
 pub mod row_map;

@@ -4,6 +4,7 @@ use sqlparser::ast::{self, SetExpr};
 use sqlparser::tokenizer::Token;
 
 use super::cursor::{Cursor, run_sqlparser};
+use super::matches;
 use crate::error::{Result, SqlError};
 use crate::statement::{Emit, Statement, Subscribe, SubscribeTarget};
 
@@ -14,8 +15,9 @@ const WINDOWS: &[&str] = &["tumble", "hop", "cumulate", "session"];
 pub(crate) fn query(c: &mut Cursor<'_>, to: usize) -> Result<Box<ast::Query>> {
     let at = c.position();
     table_names(c, to)?;
-    let tokens = window_functions(c, to);
-    let q = run_sqlparser(c.src, c.pos, to, tokens, |p| p.parse_query())?;
+    let tokens = matches::tokens(c, to, &window_functions(c, to))?;
+    let mut q = run_sqlparser(c.src, c.pos, to, tokens, |p| p.parse_query())?;
+    matches::restore(&mut q);
     c.pos = to;
     if matches!(*q.body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_)) {
         return Err(SqlError::unsupported("data-modifying statements after WITH are not supported")
@@ -57,8 +59,9 @@ fn table_names(c: &Cursor<'_>, to: usize) -> Result<()> {
     Ok(())
 }
 
-/// Flink's `TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), ..))` becomes `TUMBLE(t, ts, ..)`, which sqlparser can read.
-fn window_functions(c: &Cursor<'_>, to: usize) -> Vec<sqlparser::tokenizer::TokenWithSpan> {
+/// Flink's `TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), ..))` becomes `TUMBLE(t, ts, ..)`, which sqlparser can read: true for
+/// the tokens to be left out.
+fn window_functions(c: &Cursor<'_>, to: usize) -> Vec<bool> {
     let all = &c.src.tokens;
     let is_window = |i: usize| {
         all.get(i).is_some_and(|t| WINDOWS.iter().any(|w| t.is_word(w)))
@@ -92,7 +95,7 @@ fn window_functions(c: &Cursor<'_>, to: usize) -> Vec<sqlparser::tokenizer::Toke
             }
         }
     }
-    (c.pos..to).filter(|i| !skip[i - c.pos]).map(|i| all[i].token.clone()).collect()
+    skip
 }
 
 /// Where a trailing EMIT clause begins: an unquoted EMIT outside of brackets before a word that continues it.
@@ -197,8 +200,9 @@ pub(crate) fn query_statement(c: &mut Cursor<'_>) -> Result<Statement> {
 /// INSERT, UPDATE or DELETE.
 pub(crate) fn dml(c: &mut Cursor<'_>) -> Result<Statement> {
     let (from, to) = (c.pos, c.end);
-    let tokens = window_functions(c, to);
-    let s = run_sqlparser(c.src, from, to, tokens, |p| p.parse_statement())?;
+    let tokens = matches::tokens(c, to, &window_functions(c, to))?;
+    let mut s = run_sqlparser(c.src, from, to, tokens, |p| p.parse_statement())?;
+    matches::restore(&mut s);
     c.pos = to;
     Ok(Statement::Dml(Box::new(s)))
 }

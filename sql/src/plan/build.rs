@@ -33,6 +33,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use super::{ChangelogKind, Distribution, IncNode, IncOp, IncPlan, NodeId, PlanExpr, RelationId};
 use crate::decorrelate::set_op::SetOp;
 use crate::error::{Result, SqlError, SqlState};
+use crate::matching::MatchNode;
 use crate::optimize;
 use crate::session::{from_datafusion, visible_schema};
 
@@ -169,9 +170,10 @@ impl Builder<'_> {
             LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => self.values(plan),
             LogicalPlan::RecursiveQuery(_) => recompute("recursive query"),
             LogicalPlan::Subquery(s) => self.plan(&s.subquery),
-            LogicalPlan::Extension(e) => match SetOp::of(e.node.as_ref()) {
-                Some(op) => self.set_op(op),
-                None => Err(SqlError::unsupported(format!("{} cannot be used in a view", e.node.name())).into()),
+            LogicalPlan::Extension(e) => match (SetOp::of(e.node.as_ref()), MatchNode::of(e.node.as_ref())) {
+                (Some(op), _) => self.set_op(op),
+                (None, Some(node)) => self.match_recognize(node),
+                _ => Err(SqlError::unsupported(format!("{} cannot be used in a view", e.node.name())).into()),
             },
             other => Err(SqlError::unsupported(format!("{} cannot be used in a view", operator_name(other))).into()),
         }
@@ -229,6 +231,14 @@ impl Builder<'_> {
             inputs.push(self.hashed(id, (0..schema.fields().len()).collect()));
         }
         Ok(self.add(IncOp::SetOp { kind: op.kind }, inputs, schema))
+    }
+
+    fn match_recognize(&mut self, node: &MatchNode) -> Planned {
+        let spec = Box::new(node.spec()?);
+        let input = self.plan(node.input())?;
+        let partition = spec.shape.partition.clone();
+        let input = if partition.is_empty() { self.single(input) } else { self.hashed(input, partition) };
+        Ok(self.add(IncOp::MatchRecognize { spec }, vec![input], arrow_schema(node.result())))
     }
 
     fn unnest(&mut self, plan: &LogicalPlan) -> Planned {

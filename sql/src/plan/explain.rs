@@ -168,6 +168,17 @@ impl Printer<'_> {
                 }
                 text
             }
+            IncOp::MatchRecognize { spec } => {
+                let shape = &spec.shape;
+                let mut text = format!("MatchRecognize ({})", shape.pattern.text(&shape.variables));
+                if !shape.partition.is_empty() {
+                    text.push_str(&format!(" by ({})", names(input(0), &shape.partition)));
+                }
+                if !shape.order.is_empty() {
+                    text.push_str(&format!(" order ({})", sort_text(&shape.order, input(0))));
+                }
+                text
+            }
             IncOp::Exchange { distribution: Distribution::Single } => "Exchange single".to_owned(),
             IncOp::Exchange { distribution: Distribution::Hash(columns) } => {
                 format!("Exchange hash ({})", names(input(0), columns))
@@ -225,6 +236,13 @@ impl Printer<'_> {
             }
             IncOp::Over { partition, .. } => {
                 format!("all input rows in order, with the last result of each, per ({})", names(input(0), partition))
+            }
+            IncOp::MatchRecognize { spec } => {
+                let per = match spec.shape.partition.is_empty() {
+                    true => String::new(),
+                    false => format!(", per ({})", names(input(0), &spec.shape.partition)),
+                };
+                format!("all input rows in order, and the rows of their matches{per}")
             }
             IncOp::Recompute { .. } => "all input rows and the last output".to_owned(),
             _ => return None,

@@ -19,6 +19,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 pub use expr::PlanExpr;
 
 use crate::functions::{Collect, Stat};
+use crate::matching::MatchSpec;
 
 /// Version of the encoding in [`serialize`].
 pub const PLAN_VERSION: u32 = 1;
@@ -67,7 +68,7 @@ pub struct IncNode {
 }
 
 /// How a column is ordered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct SortColumn {
     /// Position in the input row.
     pub column: usize,
@@ -320,6 +321,11 @@ pub enum IncOp {
         /// The functions: a projection of `__row` and one column a function, over one window partitioned by `__part`,
         /// over leaf `t0`, which has the input's columns and then `__part` and `__row`.
         plan: StoredPlan,
+    },
+    /// MATCH_RECOGNIZE. Ties of the order are broken by the whole row.
+    MatchRecognize {
+        /// The pattern over the input's columns.
+        spec: Box<MatchSpec>,
     },
     /// Rows go to the shard that owns them. Splits the graph into stages.
     Exchange {

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::error::{Result, SqlError, SqlState};
 use crate::functions::{Collect, Stat};
+use crate::matching::{MatchSpec, Shape};
 
 /// Encodes a plan for the catalog.
 pub fn to_json(plan: &IncPlan) -> Result<serde_json::Value> {
@@ -107,6 +108,14 @@ enum OpFile {
     TopN { partition: Vec<usize>, order: Vec<SortFile>, offset: u64, limit: u64, rank: bool },
     TopRank { partition: Vec<usize>, order: Vec<SortFile>, limit: u64, dense: bool },
     Over { partition: Vec<usize>, order: Vec<SortFile>, plan: String },
+    MatchRecognize {
+        shape: Box<Shape>,
+        /// A schema of one field a slot.
+        slots: String,
+        calls: Vec<String>,
+        conditions: Vec<String>,
+        measures: Vec<String>,
+    },
     Exchange { hash: Option<Vec<usize>> },
     Recompute { plan: String, keys: Option<KeysFile>, reason: String },
 }
@@ -253,6 +262,16 @@ impl NodeFile {
                 order: order.iter().map(SortFile::from).collect(),
                 plan: plan_out(plan)?,
             },
+            IncOp::MatchRecognize { spec } => {
+                let exprs = |all: &[PlanExpr]| all.iter().map(expr_out).collect::<Result<Vec<_>>>();
+                OpFile::MatchRecognize {
+                    shape: Box::new(spec.shape.clone()),
+                    slots: ipc(&spec.slot_schema(), None)?,
+                    calls: exprs(&spec.calls)?,
+                    conditions: exprs(&spec.conditions)?,
+                    measures: exprs(&spec.measures)?,
+                }
+            }
             IncOp::Exchange { distribution } => OpFile::Exchange {
                 hash: match distribution {
                     Distribution::Hash(columns) => Some(columns.clone()),
@@ -325,6 +344,17 @@ impl NodeFile {
                 order: order.into_iter().map(SortColumn::from).collect(),
                 plan: plan_in(&plan, context)?,
             },
+            OpFile::MatchRecognize { shape, slots, calls, conditions, measures } => {
+                let (slots, _) = ipc_in(&slots)?;
+                let spec = MatchSpec {
+                    shape: *shape,
+                    types: slots.fields().iter().map(|f| f.data_type().clone()).collect(),
+                    calls: exprs_in(calls)?,
+                    conditions: exprs_in(conditions)?,
+                    measures: exprs_in(measures)?,
+                };
+                IncOp::MatchRecognize { spec: Box::new(spec) }
+            }
             OpFile::Exchange { hash } => {
                 IncOp::Exchange { distribution: hash.map_or(Distribution::Single, Distribution::Hash) }
             }

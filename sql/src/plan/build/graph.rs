@@ -7,6 +7,7 @@ use datafusion::logical_expr::{Expr, lit};
 use super::{
     Builder, ChangelogKind, Distribution, Fail, IncNode, IncOp, IncPlan, NodeId, PlanExpr, Planned, SqlError, nullable,
 };
+use crate::matching::OutputColumn;
 use crate::plan::{JoinKind, PLAN_VERSION, SetOpKind, SortColumn};
 use crate::session::from_datafusion;
 
@@ -63,7 +64,7 @@ impl Builder<'_> {
             IncOp::Join { kind, .. } => *kind == JoinKind::Inner,
             IncOp::SetOp { kind } => *kind == SetOpKind::IntersectAll,
             IncOp::Aggregate { .. } | IncOp::TopN { .. } | IncOp::TopRank { .. } => false,
-            IncOp::Over { .. } | IncOp::Recompute { .. } => false,
+            IncOp::Over { .. } | IncOp::MatchRecognize { .. } | IncOp::Recompute { .. } => false,
         };
         if keeps && inputs.iter().all(|i| self.node(*i).kind == ChangelogKind::Append) {
             ChangelogKind::Append
@@ -80,6 +81,9 @@ impl Builder<'_> {
             IncOp::Values { .. } => vec![Distribution::Single],
             IncOp::Map { exprs: None, .. } | IncOp::Distinct | IncOp::SetOp { .. } => of(0).to_vec(),
             IncOp::TopN { .. } | IncOp::TopRank { .. } | IncOp::Over { .. } => of(0).to_vec(),
+            IncOp::MatchRecognize { spec } => {
+                moved(of(0), |c| spec.shape.output.iter().position(|o| *o == OutputColumn::Column(c)))
+            }
             IncOp::Map { exprs: Some(exprs), .. } => {
                 moved(of(0), |column| exprs.iter().position(|e| e.as_column() == Some(column)))
             }
