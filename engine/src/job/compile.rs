@@ -93,12 +93,9 @@ pub(super) fn operator(
             output,
             shard,
         )?),
-        IncOp::MatchRecognize { spec } => Box::new(crate::ops::matching::MatchOp::new(
-            spec.as_ref().clone(),
-            input(0).schema.clone(),
-            output,
-            shard,
-        )?),
+        IncOp::MatchRecognize { spec } => {
+            Box::new(crate::ops::matching::MatchOp::new(spec.as_ref().clone(), input(0).schema.clone(), output, shard)?)
+        }
         IncOp::Recompute { plan: stored, keys, .. } => {
             let inputs = node.inputs.iter().map(|n| plan.node(*n).schema.clone()).collect();
             Box::new(crate::ops::recompute::RecomputeOp::new(state, stored, inputs, keys.clone(), output, shard)?)

@@ -227,7 +227,9 @@ fn subsets(c: &mut Cursor<'_>, variables: &[(String, String)]) -> Result<Vec<(St
         let at = c.position();
         let name = c.ident("the name of a subset")?;
         if variables.iter().any(|v| v.0 == name) || out.iter().any(|s| s.0 == name) {
-            return Err(SqlError::new(SqlState::DUPLICATE_TABLE, format!("variable \"{name}\" is there already")).at(at));
+            return Err(
+                SqlError::new(SqlState::DUPLICATE_TABLE, format!("variable \"{name}\" is there already")).at(at)
+            );
         }
         c.expect_token(&Token::Eq)?;
         c.expect_token(&Token::LParen)?;

@@ -8,9 +8,7 @@ use datafusion::common::{Column, DFSchema, Diagnostic, Span, TableReference};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::logical_plan::Aggregate;
-use datafusion::logical_expr::planner::{
-    PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning,
-};
+use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use sqlparser::ast::{self, MatchRecognizePattern, MatchRecognizeSymbol, Spanned, TableFactor};
 
@@ -34,7 +32,8 @@ impl RelationPlanner for MatchRelations {
         relation: TableFactor,
         context: &mut dyn RelationPlannerContext,
     ) -> Result<RelationPlanning> {
-        let TableFactor::MatchRecognize { table, partition_by, order_by, measures, pattern, symbols, alias, .. } = relation
+        let TableFactor::MatchRecognize { table, partition_by, order_by, measures, pattern, symbols, alias, .. } =
+            relation
         else {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };
@@ -119,8 +118,9 @@ impl Planning<'_> {
 
         // The relation with computed columns, and what its types will be.
         let Binder { computed, calls, slots, context, .. } = binder;
-        let mut columns: Vec<Expr> =
-            (0..width).map(|i| Expr::Column(Column::from(input.schema().qualified_field(i))).alias(format!("c{i}"))).collect();
+        let mut columns: Vec<Expr> = (0..width)
+            .map(|i| Expr::Column(Column::from(input.schema().qualified_field(i))).alias(format!("c{i}")))
+            .collect();
         columns.extend(computed.into_iter().enumerate().map(|(i, e)| e.alias(format!("c{}", width + i))));
         let input_names: Vec<String> = input.schema().fields().iter().map(|f| f.name().clone()).collect();
         let relation = LogicalPlanBuilder::from(input.clone()).project(columns)?.build()?;
@@ -181,8 +181,7 @@ impl Planning<'_> {
         };
         super::program::Program::new(&shape.pattern).map_err(user)?;
         let schema = MatchNode::output_schema(&shape, typed.schema(), &input_names, &measures)?;
-        let node =
-            MatchNode { input: Arc::new(relation), outer: Arc::new(outer), calls, types, shape, schema };
+        let node = MatchNode { input: Arc::new(relation), outer: Arc::new(outer), calls, types, shape, schema };
         Ok(node.into_plan())
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray, UInt32Array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::{self, kernels};
-use arrow::datatypes::{DataType, Field, IntervalMonthDayNanoType, Int64Type, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, Int64Type, IntervalMonthDayNanoType, Schema, SchemaRef, TimeUnit};
 use datafusion::common::Column;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
@@ -131,9 +131,10 @@ impl Matcher {
             let place = conditions.get_mut(*variable as usize).ok_or_else(|| internal("a condition of no variable"))?;
             for e in split_conjunction(&condition.expr) {
                 let part = Part::new(e, &spec.types)?;
-                let slots = part.slots.iter().map(|s| {
-                    spec.shape.slots.get(*s).ok_or_else(|| internal("a slot that is not there"))
-                });
+                let slots = part
+                    .slots
+                    .iter()
+                    .map(|s| spec.shape.slots.get(*s).ok_or_else(|| internal("a slot that is not there")));
                 let slots = slots.collect::<Result<Vec<_>>>()?;
                 let fixed = slots.iter().all(|s| match s {
                     Slot::Value { place, .. } | Slot::Classifier { place, shift: 0 } => current(place, *variable),
@@ -187,7 +188,8 @@ pub(super) struct Prepared<'m> {
     pub(super) matcher: &'m Matcher,
     pub(super) rows: &'m RecordBatch,
     pub(super) pieces: &'m [Piece],
-    /// The number of the first row of each piece that is not only looked back at, among all such rows.
+    /// For each piece the first row that conditions are evaluated for, and how many such rows are in pieces before it.
+    begins: Vec<usize>,
     offsets: Vec<usize>,
     /// By variable: where its fixed parts hold.
     fixed: Vec<Option<BooleanBuffer>>,
@@ -200,18 +202,22 @@ pub(super) struct Prepared<'m> {
 impl<'m> Prepared<'m> {
     fn new(matcher: &'m Matcher, rows: &'m RecordBatch, pieces: &'m [Piece]) -> Result<Self> {
         super::position(rows.num_rows())?;
-        let mut offsets = Vec::with_capacity(pieces.len());
+        let (mut begins, mut offsets) = (Vec::with_capacity(pieces.len()), Vec::with_capacity(pieces.len()));
         let mut total = 0;
+        // Also for rows that look at those that may have changed: a condition that fails of them fails in any case.
+        let ahead = usize::try_from(matcher.spec.looks_ahead()).unwrap_or(usize::MAX);
         for p in pieces {
+            let begin = p.first.saturating_sub(ahead).max(p.from);
+            begins.push(begin);
             offsets.push(total);
-            total += p.to - p.first;
+            total += p.to - begin;
         }
         // Compiled expressions find columns by position.
         let args = |c: &Call| -> Result<Vec<ArrayRef>> {
             c.args.iter().map(|a| a.evaluate(rows)?.into_array(rows.num_rows())).collect()
         };
         let args = matcher.calls.iter().map(args).collect::<Result<_>>()?;
-        let mut prepared = Self { matcher, rows, pieces, offsets, fixed: Vec::new(), args, times: None };
+        let mut prepared = Self { matcher, rows, pieces, begins, offsets, fixed: Vec::new(), args, times: None };
         prepared.times = prepared.times()?;
         prepared.fixed = (0..matcher.conditions.len()).map(|v| prepared.holds(v, total)).collect::<Result<_>>()?;
         Ok(prepared)
@@ -223,7 +229,11 @@ impl<'m> Prepared<'m> {
         for part in &self.matcher.conditions[variable].fixed {
             let slots = part.slots.iter().map(|s| self.of_current(*s, variable, total)).collect::<Result<_>>()?;
             let value = part.evaluate(slots, total)?;
-            let value = if value.data_type() == &DataType::Boolean { value } else { compute::cast(&value, &DataType::Boolean)? };
+            let value = if value.data_type() == &DataType::Boolean {
+                value
+            } else {
+                compute::cast(&value, &DataType::Boolean)?
+            };
             let value = value.as_boolean();
             let held = match value.nulls() {
                 None => value.values().clone(),
@@ -242,8 +252,8 @@ impl<'m> Prepared<'m> {
         match &self.matcher.spec.shape.slots[slot] {
             Slot::Value { column, shift, .. } => {
                 let mut at: Vec<Option<u32>> = Vec::with_capacity(total);
-                for p in self.pieces {
-                    at.extend((p.first..p.to).map(|row| shifted(row, *shift, p)));
+                for (p, begin) in self.pieces.iter().zip(&self.begins) {
+                    at.extend((*begin..p.to).map(|row| shifted(row, *shift, p)));
                 }
                 let values = compute::take(self.rows.column(*column), &UInt32Array::from(at), None)?;
                 self.typed(slot, values)
@@ -303,6 +313,7 @@ struct Running {
 struct PieceConditions<'p, 'm> {
     prepared: &'p Prepared<'m>,
     piece: Piece,
+    begin: usize,
     offset: usize,
     number: u64,
     /// By slot.
@@ -323,6 +334,7 @@ impl<'p, 'm> PieceConditions<'p, 'm> {
         Ok(Self {
             prepared,
             piece,
+            begin: prepared.begins[number],
             offset: prepared.offsets[number],
             number: 0,
             sets: sets.collect(),
@@ -393,7 +405,7 @@ impl Conditions for PieceConditions<'_, '_> {
     }
 
     fn fixed(&self, variable: u32, row: usize) -> bool {
-        let at = self.offset + (row - self.piece.first);
+        let at = self.offset + (row - self.begin);
         self.prepared.fixed[variable as usize].as_ref().is_none_or(|held| held.value(at))
     }
 

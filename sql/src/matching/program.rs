@@ -45,20 +45,24 @@ pub(super) struct Program {
     pub(super) code: Vec<Inst>,
     /// Loops whose body may be empty.
     pub(super) loops: u32,
-    /// Instructions inside of such a body: what follows from there depends on where the repetition began.
-    inside: Vec<bool>,
+    /// For each instruction the loops of this kind that it is inside of, as a position in `sets`.
+    inside: Vec<usize>,
+    sets: Vec<Vec<u32>>,
 }
+
+/// Loops of one inside of the other whose repetitions are told apart; failures deeper inside are not remembered.
+const LOOPS_MAX: usize = 32;
 
 impl Program {
     pub(super) fn new(pattern: &Pattern) -> Result<Self> {
-        let mut p = Self { code: Vec::new(), loops: 0, inside: Vec::new() };
-        p.compile(pattern, false, false)?;
-        p.push(Inst::Match, false)?;
+        let mut p = Self { code: Vec::new(), loops: 0, inside: Vec::new(), sets: vec![Vec::new()] };
+        p.compile(pattern, false, 0)?;
+        p.push(Inst::Match, 0)?;
         Ok(p)
     }
 
-    /// For each instruction: whether what follows from there depends on its place and row alone, if that is so for the
-    /// conditions of the variables that `fixed` says.
+    /// For each instruction: whether what follows from there depends on its place, its row and
+    /// [`Self::repetitions`] alone, if the conditions of the variables that `fixed` says depend on the row alone.
     pub(super) fn memorable(&self, fixed: impl Fn(u32) -> bool) -> Vec<bool> {
         let n = self.code.len();
         let moving = |i: usize| matches!(self.code[i], Inst::Row { variable, .. } if !fixed(variable));
@@ -82,10 +86,17 @@ impl Program {
                 break;
             }
         }
-        reaches.into_iter().zip(&self.inside).map(|(r, inside)| !r && !inside).collect()
+        reaches.into_iter().zip(&self.inside).map(|(r, set)| !r && self.sets[*set].len() <= LOOPS_MAX).collect()
     }
 
-    fn push(&mut self, inst: Inst, inside: bool) -> Result<usize> {
+    /// What follows from an instruction inside of loops that may be empty depends on whether each of these repetitions
+    /// has taken a row: one bit a loop. If it has not, it began at this row, so the bits say all there is.
+    pub(super) fn repetitions(&self, pc: usize, row: usize, registers: &[usize]) -> u32 {
+        let set = &self.sets[self.inside[pc]];
+        set.iter().fold(0, |bits, r| bits << 1 | u32::from(registers[*r as usize] != row))
+    }
+
+    fn push(&mut self, inst: Inst, inside: usize) -> Result<usize> {
         if self.code.len() >= INSTRUCTIONS_MAX {
             return Err(SqlError::new(SqlState::STATEMENT_TOO_COMPLEX, "the pattern is too large")
                 .detail(format!("Written without quantifiers and PERMUTE it has more than {INSTRUCTIONS_MAX} parts."))
@@ -100,7 +111,7 @@ impl Program {
         self.code.len() as u32
     }
 
-    fn compile(&mut self, p: &Pattern, excluded: bool, inside: bool) -> Result<()> {
+    fn compile(&mut self, p: &Pattern, excluded: bool, inside: usize) -> Result<()> {
         match p {
             Pattern::Empty => {}
             Pattern::Variable(v) => {
@@ -150,7 +161,7 @@ impl Program {
         self.code[at] = Inst::Split { first, second };
     }
 
-    fn star(&mut self, inner: &Pattern, greedy: bool, excluded: bool, inside: bool) -> Result<()> {
+    fn star(&mut self, inner: &Pattern, greedy: bool, excluded: bool, inside: usize) -> Result<()> {
         let head = self.push(Inst::Split { first: 0, second: 0 }, inside)?;
         self.body(inner, excluded, inside)?;
         self.push(Inst::Jump(head as u32), inside)?;
@@ -159,19 +170,22 @@ impl Program {
     }
 
     /// A repetition that may be left out: if it is there, it takes rows.
-    fn body(&mut self, inner: &Pattern, excluded: bool, inside: bool) -> Result<()> {
+    fn body(&mut self, inner: &Pattern, excluded: bool, inside: usize) -> Result<()> {
         if !may_be_empty(inner) {
             return self.compile(inner, excluded, inside);
         }
         let register = self.loops;
         self.loops += 1;
         self.push(Inst::Enter(register), inside)?;
-        self.compile(inner, excluded, true)?;
-        self.push(Inst::Leave(register), true)?;
+        let deeper = self.sets[inside].iter().copied().chain([register]).collect();
+        self.sets.push(deeper);
+        let deeper = self.sets.len() - 1;
+        self.compile(inner, excluded, deeper)?;
+        self.push(Inst::Leave(register), deeper)?;
         Ok(())
     }
 
-    fn either(&mut self, all: &[Vec<&Pattern>], excluded: bool, inside: bool) -> Result<()> {
+    fn either(&mut self, all: &[Vec<&Pattern>], excluded: bool, inside: usize) -> Result<()> {
         let mut jumps = Vec::new();
         for (i, branch) in all.iter().enumerate() {
             let split = match i + 1 < all.len() {

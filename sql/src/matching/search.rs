@@ -2,7 +2,7 @@
 //!
 //! An attempt runs the [`Program`] with backtracking, preferred ways first. Where what follows depends on the place in the
 //! pattern and the row alone, a failure is remembered, so that no place is tried twice at a row: patterns whose conditions
-//! look at fixed distances cost at most rows times instructions. Other attempts have a limit of steps.
+//! look at fixed distances cost about rows times instructions, for all attempts together. Others have a limit of steps.
 //!
 //! An attempt also says how far it has *reached*: which rows, or absence of rows, it depends on. Where no attempt before
 //! a row has reached it, matching can begin again from that row alone ([`Boundary`]).
@@ -165,8 +165,8 @@ enum Choice {
     Way { pc: u32, len: u32 },
     /// What a register was.
     Register { register: u32, row: usize },
-    /// Both ways from here have failed.
-    Settled { pc: u32, row: u32 },
+    /// Both ways from an instruction have failed, at a row and in certain repetitions.
+    Settled((u32, u32, u32)),
 }
 
 /// Attempts over the rows of one piece.
@@ -178,7 +178,7 @@ pub(super) struct Search<'p> {
     ahead: usize,
     /// Failures hold for later attempts too.
     lasting: bool,
-    failed: HashSet<(u32, u32)>,
+    failed: HashSet<(u32, u32, u32)>,
     choices: Vec<Choice>,
     registers: Vec<usize>,
     pub(super) path: Path,
@@ -217,7 +217,7 @@ impl<'p> Search<'p> {
         if !self.lasting {
             self.failed.clear();
         } else if self.failed.len() > REMEMBERED {
-            self.failed.retain(|(_, row)| *row as usize >= start);
+            self.failed.retain(|(_, row, _)| *row as usize >= start);
         }
         let mut pc = 0usize;
         for _ in 0..STEPS_MAX {
@@ -229,12 +229,15 @@ impl<'p> Search<'p> {
                 }
                 Inst::Split { first, second } => {
                     let known = self.memorable[pc];
-                    let key = (pc as u32, row as u32);
+                    let key = match known {
+                        true => (pc as u32, row as u32, self.program.repetitions(pc, row, &self.registers)),
+                        false => (0, 0, 0),
+                    };
                     if known && self.failed.contains(&key) {
                         false
                     } else {
                         if known {
-                            self.choices.push(Choice::Settled { pc: key.0, row: key.1 });
+                            self.choices.push(Choice::Settled(key));
                         }
                         self.choices.push(Choice::Way { pc: second, len: self.path.steps.len() as u32 });
                         pc = first as usize;
@@ -306,8 +309,8 @@ impl<'p> Search<'p> {
                     return Some(pc as usize);
                 }
                 Choice::Register { register, row } => self.registers[register as usize] = row,
-                Choice::Settled { pc, row } => {
-                    self.failed.insert((pc, row));
+                Choice::Settled(key) => {
+                    self.failed.insert(key);
                 }
             }
         }
@@ -338,7 +341,8 @@ impl<'p> Search<'p> {
             conditions.begin(matches + 1);
             let matched = self.attempt(at, conditions)?;
             reached = reached.max(self.reached);
-            let mut out = OutRow { attempt: position(at)?, piece: position(number)?, row: position(at)?, matched: None, upto: 0 };
+            let mut out =
+                OutRow { attempt: position(at)?, piece: position(number)?, row: position(at)?, matched: None, upto: 0 };
             if !matched {
                 if shape.rows == RowsPerMatch::WithUnmatched && at >= covered {
                     found.rows.push(out);

@@ -25,12 +25,14 @@ pub fn partition_columns(columns: &[ArrayRef]) -> Vec<ArrayRef> {
         .iter()
         .map(|c| -> ArrayRef {
             match c.data_type() {
-                DataType::Float32 => Arc::new(c.as_primitive::<Float32Type>().unary::<_, Float32Type>(|x| {
-                    if x.is_nan() { f32::NAN } else { x + 0.0 }
-                })),
-                DataType::Float64 => Arc::new(c.as_primitive::<Float64Type>().unary::<_, Float64Type>(|x| {
-                    if x.is_nan() { f64::NAN } else { x + 0.0 }
-                })),
+                DataType::Float32 => Arc::new(
+                    c.as_primitive::<Float32Type>()
+                        .unary::<_, Float32Type>(|x| if x.is_nan() { f32::NAN } else { x + 0.0 }),
+                ),
+                DataType::Float64 => Arc::new(
+                    c.as_primitive::<Float64Type>()
+                        .unary::<_, Float64Type>(|x| if x.is_nan() { f64::NAN } else { x + 0.0 }),
+                ),
                 _ => Arc::clone(c),
             }
         })

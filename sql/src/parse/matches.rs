@@ -91,7 +91,10 @@ impl Writer<'_> {
     fn is_input(&self, open: usize) -> bool {
         let before = open.checked_sub(1);
         let table = before.is_some_and(|b| {
-            self.is_word(b, "from") || self.is_word(b, "join") || self.is(b, &Token::Comma) || self.is(b, &Token::LParen)
+            self.is_word(b, "from")
+                || self.is_word(b, "join")
+                || self.is(b, &Token::Comma)
+                || self.is(b, &Token::LParen)
         });
         let after = self.c.closing(open) + 1;
         let named = if self.is_word(after, "as") { after + 2 } else { after + 1 };
@@ -135,7 +138,8 @@ impl Writer<'_> {
         }
         self.write(from, begins, true)?;
         let json = serde_json::to_string(&read).map_err(|e| SqlError::internal(format!("pattern: {e}")))?;
-        for token in [Token::make_word("PATTERN", None), Token::LParen, Token::make_word(&json, Some('"')), Token::RParen]
+        for token in
+            [Token::make_word("PATTERN", None), Token::LParen, Token::make_word(&json, Some('"')), Token::RParen]
         {
             self.put(token, span);
         }

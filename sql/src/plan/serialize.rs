@@ -96,18 +96,53 @@ struct SortFile {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum OpFile {
-    Source { relation: RelationId, projection: Vec<usize> },
-    Values { rows: String },
-    Map { predicates: Vec<String>, exprs: Option<Vec<String>> },
-    RowMap { plan: String },
+    Source {
+        relation: RelationId,
+        projection: Vec<usize>,
+    },
+    Values {
+        rows: String,
+    },
+    Map {
+        predicates: Vec<String>,
+        exprs: Option<Vec<String>>,
+    },
+    RowMap {
+        plan: String,
+    },
     Union,
     Distinct,
-    SetOp { kind: String },
-    Join { kind: String, on: Vec<(usize, usize)>, residual: Option<String>, null_equals_null: bool },
-    Aggregate { keys: Vec<usize>, aggs: Vec<AggFile> },
-    TopN { partition: Vec<usize>, order: Vec<SortFile>, offset: u64, limit: u64, rank: bool },
-    TopRank { partition: Vec<usize>, order: Vec<SortFile>, limit: u64, dense: bool },
-    Over { partition: Vec<usize>, order: Vec<SortFile>, plan: String },
+    SetOp {
+        kind: String,
+    },
+    Join {
+        kind: String,
+        on: Vec<(usize, usize)>,
+        residual: Option<String>,
+        null_equals_null: bool,
+    },
+    Aggregate {
+        keys: Vec<usize>,
+        aggs: Vec<AggFile>,
+    },
+    TopN {
+        partition: Vec<usize>,
+        order: Vec<SortFile>,
+        offset: u64,
+        limit: u64,
+        rank: bool,
+    },
+    TopRank {
+        partition: Vec<usize>,
+        order: Vec<SortFile>,
+        limit: u64,
+        dense: bool,
+    },
+    Over {
+        partition: Vec<usize>,
+        order: Vec<SortFile>,
+        plan: String,
+    },
     MatchRecognize {
         shape: Box<Shape>,
         /// A schema of one field a slot.
@@ -116,8 +151,14 @@ enum OpFile {
         conditions: Vec<String>,
         measures: Vec<String>,
     },
-    Exchange { hash: Option<Vec<usize>> },
-    Recompute { plan: String, keys: Option<KeysFile>, reason: String },
+    Exchange {
+        hash: Option<Vec<usize>>,
+    },
+    Recompute {
+        plan: String,
+        keys: Option<KeysFile>,
+        reason: String,
+    },
 }
 
 #[derive(Serialize, Deserialize)]

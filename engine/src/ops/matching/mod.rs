@@ -74,7 +74,7 @@ pub struct MatchOp {
     partition: Vec<usize>,
     order: Vec<SortColumn>,
     matcher: Matcher,
-    /// Rows before a boundary that are looked at.
+    /// Rows before a boundary that are looked at, and that look at rows after it.
     back: u64,
     shard: Shard,
     /// Order, then row.
@@ -138,7 +138,7 @@ impl MatchOp {
             if fields.is_empty() { Ok(None) } else { RowConverter::new(fields).map(Some).e() }
         };
         let of_keys = partition.iter().map(|p| SortField::new(plain.field(*p).data_type().clone())).collect();
-        let back = spec.looks_back();
+        let back = spec.looks_back().saturating_add(spec.looks_ahead());
         Ok(Self {
             matcher: Matcher::new(spec, &plain, plain_output).map_err(evaluation_error)?,
             back,
@@ -311,8 +311,7 @@ impl MatchOp {
         let rows = RecordBatch::try_new(self.plain.clone(), self.decode(keys.iter())?).e()?;
         let found = self.matcher.run(&rows, &pieces).map_err(evaluation_error)?;
         let bytes = self.outputs.convert_columns(found.rows.columns()).e()?;
-        let mut out: Vec<(Vec<Given>, Vec<Boundary>)> =
-            found.boundaries.into_iter().map(|b| (Vec::new(), b)).collect();
+        let mut out: Vec<(Vec<Given>, Vec<Boundary>)> = found.boundaries.into_iter().map(|b| (Vec::new(), b)).collect();
         for (i, (piece, start)) in found.pieces.iter().zip(&found.starts).enumerate() {
             out[*piece as usize].0.push((*start, Box::from(bytes.row(i).data())));
         }

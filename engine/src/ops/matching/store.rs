@@ -120,10 +120,8 @@ impl MatchOp {
             }
         };
         let mut records = Given::default();
-        let changed: Vec<(u32, u64)> = redone
-            .iter()
-            .filter_map(|s| self.partitions[*s as usize].changed.take().map(|from| (*s, from)))
-            .collect();
+        let changed: Vec<(u32, u64)> =
+            redone.iter().filter_map(|s| self.partitions[*s as usize].changed.take().map(|from| (*s, from))).collect();
         for (slot, from) in &changed {
             of(self, *slot, *from, &mut records);
         }

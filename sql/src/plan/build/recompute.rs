@@ -100,9 +100,11 @@ impl Builder<'_> {
     /// Recomputes the whole subtree: its leaves are the relations it reads.
     fn recompute_deep(&mut self, plan: &LogicalPlan, reason: String) -> Planned {
         if plan.exists(|n| Ok(matches!(n, LogicalPlan::Extension(e) if MatchNode::of(e.node.as_ref()).is_some())))? {
-            return Err(SqlError::unsupported("MATCH_RECOGNIZE inside of a recursive query of a view is not supported")
-                .hint("Make a materialized view of it and read that.")
-                .into());
+            return Err(SqlError::unsupported(
+                "MATCH_RECOGNIZE inside of a recursive query of a view is not supported",
+            )
+            .hint("Make a materialized view of it and read that.")
+            .into());
         }
         let mut inputs = Vec::new();
         let mut failed = None;
