@@ -21,7 +21,7 @@ use millstream_sql::matching::{Boundary, MatchSpec, Matcher, Piece, partition_co
 use millstream_sql::plan::SortColumn;
 
 use super::eval::{RowText, evaluation_error, is_of_data};
-use super::over::rows::{Entry, Key, Rows};
+use super::over::rows::{Entry, Key, Rows, Starts};
 use super::{DeltaOp, Emit, ErrorSet, Shard, SlotDelta, StateStats, TickCx};
 use crate::error::{Error, Result, ResultExt as _};
 use crate::state::keyed::code::plain_type;
@@ -264,7 +264,8 @@ impl MatchOp {
         let kept = p.boundaries.partition_point(|b| b.row <= from);
         p.boundaries.truncate(if whole { 0 } else { kept });
         let begin = p.boundaries.last().copied().unwrap_or(Boundary { row: 0, matches: 0 });
-        Some(Work { slot, begin, needs_from: begin.row.saturating_sub(self.back), to: starts.total })
+        let to = considered(&starts);
+        Some(Work { slot, begin, needs_from: begin.row.saturating_sub(self.back).min(to), to })
     }
 
     /// Matches parts of partitions; if that fails, finds the partitions that are to blame.
@@ -397,6 +398,15 @@ impl MatchOp {
             }
         }
     }
+}
+
+/// How many rows of a partition are matched: all of them.
+///
+/// A watermark has its place here. Rows after it would not be matched yet; what was given is decided up to the last boundary,
+/// rather than up to the end; and the rows before that boundary, but for `back` of them, can go, with the number of rows
+/// and matches that it says.
+fn considered(starts: &Starts) -> u64 {
+    starts.total
 }
 
 impl DeltaOp for MatchOp {
