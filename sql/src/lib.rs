@@ -11,6 +11,7 @@ pub(crate) mod decorrelate;
 pub mod error;
 pub mod functions;
 pub mod limits;
+pub mod matching;
 pub mod optimize;
 pub mod parse;
 pub mod plan;

@@ -18,11 +18,14 @@ mod tests;
 
 use std::sync::Arc;
 
+use datafusion::common::config::ConfigOptions;
 use datafusion::config::Dialect;
+use datafusion::error::Result as DfResult;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::logical_expr::{AggregateUDF, LogicalPlan, ScalarUDF, WindowUDF};
 use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
+use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
@@ -34,6 +37,7 @@ use crate::decorrelate::Decorrelate;
 use crate::error::{Result, SqlState};
 use crate::functions::cast::CastRewrite;
 use crate::functions::{self, signed};
+use crate::matching::{self, MatchRelations};
 use crate::optimize;
 
 use names::Clashes;
@@ -105,6 +109,8 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     let builder = SessionStateBuilder::new()
         .with_config(config)
         .with_expr_planners(planners)
+        .with_relation_planners(vec![Arc::new(MatchRelations)])
+        .with_query_planner(matching::query_planner())
         .with_default_features()
         .with_analyzer_rules(analyzer_rules())
         .with_optimizer_rules(optimize::batch_rules());
@@ -166,6 +172,17 @@ fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     rules.push(Arc::new(optimize::FirstOfEach));
     rules.push(Arc::new(optimize::TotalOrder));
     rules
+}
+
+/// The plan with the types that its analysis will give it, for planners that must know them before. Subqueries stay.
+pub(crate) fn coerced(plan: LogicalPlan, options: &ConfigOptions) -> DfResult<LogicalPlan> {
+    let rules: [Arc<dyn AnalyzerRule + Send + Sync>; 4] = [
+        Arc::new(ApplyFunctionRewrites::new(vec![Arc::new(numbers::NumberRewrite), Arc::new(CastRewrite)])),
+        Arc::new(numbers::MixedColumns),
+        Arc::new(TypeCoercion::new()),
+        Arc::new(ApplyFunctionRewrites::new(vec![Arc::new(CastRewrite)])),
+    ];
+    rules.iter().try_fold(plan, |plan, rule| rule.analyze(plan, options))
 }
 
 fn register_rewrites(state: &mut SessionState) {

@@ -111,6 +111,9 @@ pub(super) fn operator(
             Box::new(crate::ops::recursive::RecursiveOp::new(round, *distinct, *rounds_max, output, shard)?)
         }
         IncOp::Emit { column, every } => Box::new(crate::ops::emit::EmitOp::new(output, *column, *every, shard)?),
+        IncOp::MatchRecognize { spec } => {
+            Box::new(crate::ops::matching::MatchOp::new(spec.as_ref().clone(), input(0).schema.clone(), output, shard)?)
+        }
         IncOp::Recompute { plan: stored, keys, .. } => {
             let inputs = node.inputs.iter().map(|n| plan.node(*n).schema.clone()).collect();
             Box::new(crate::ops::recompute::RecomputeOp::new(state, stored, inputs, keys.clone(), output, shard)?)

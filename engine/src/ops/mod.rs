@@ -11,6 +11,7 @@ pub mod emit;
 pub(crate) mod eval;
 pub mod join;
 pub mod map;
+pub mod matching;
 pub mod over;
 pub mod recompute;
 pub mod recursive;

@@ -1,4 +1,4 @@
-//! The dialect handed to sqlparser: PostgreSQL's, with table versioning, and a budget that stops exponential
+//! The dialect handed to sqlparser: PostgreSQL's, with table versioning and MATCH_RECOGNIZE, and a budget that stops exponential
 //! backtracking.
 
 use std::any::TypeId;
@@ -93,6 +93,9 @@ impl Dialect for MillstreamDialect {
         }))
     }
     fn supports_table_versioning(&self) -> bool {
+        true
+    }
+    fn supports_match_recognize(&self) -> bool {
         true
     }
     // PostgreSQL's dialect allows any expression as the name of a named argument and tries it first, which parses

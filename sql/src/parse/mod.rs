@@ -14,6 +14,7 @@ pub(crate) mod cursor;
 pub(crate) mod dialect;
 mod explain;
 pub(crate) mod lexer;
+pub(crate) mod matches;
 mod options;
 mod query;
 mod show;
@@ -30,6 +31,8 @@ use crate::error::Result;
 use crate::limits::{self, Limits};
 use crate::statement::{Parsed, Statement};
 pub use alter::{mask_in_definition, rename_definition, rename_in_query};
+
+pub(crate) use query::interval;
 
 use cursor::Cursor;
 use dialect::MillstreamDialect;

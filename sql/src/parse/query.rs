@@ -4,7 +4,7 @@ use sqlparser::ast::{self, SetExpr};
 use sqlparser::tokenizer::Token;
 
 use super::cursor::{Cursor, run_sqlparser};
-use super::{asof, asof_condition};
+use super::{asof, asof_condition, matches};
 use crate::error::{Result, SqlError};
 use crate::statement::{Emit, EmitClause, Statement, Subscribe, SubscribeTarget};
 
@@ -15,8 +15,9 @@ const WINDOWS: &[&str] = &["tumble", "hop", "cumulate", "session"];
 pub(crate) fn query(c: &mut Cursor<'_>, to: usize) -> Result<Box<ast::Query>> {
     let at = c.position();
     table_names(c, to)?;
-    let tokens = asof::rewrite(c, window_functions(c, to))?;
+    let tokens = matches::tokens(c, to, &asof::rewrite(c, window_functions(c, to))?)?;
     let mut q = run_sqlparser(c.src, c.pos, to, tokens, |p| p.parse_query())?;
+    matches::restore(&mut q);
     asof_condition::mark(&mut q, c.src.text)?;
     c.pos = to;
     if matches!(*q.body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_)) {
@@ -59,8 +60,9 @@ fn table_names(c: &Cursor<'_>, to: usize) -> Result<()> {
     Ok(())
 }
 
-/// Flink's `TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), ..))` becomes `TUMBLE(t, ts, ..)`, which sqlparser can read.
-fn window_functions(c: &Cursor<'_>, to: usize) -> Vec<sqlparser::tokenizer::TokenWithSpan> {
+/// Flink's `TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), ..))` becomes `TUMBLE(t, ts, ..)`, which sqlparser can read: true for
+/// the tokens to be left out.
+fn window_functions(c: &Cursor<'_>, to: usize) -> Vec<bool> {
     let all = &c.src.tokens;
     let is_window = |i: usize| {
         all.get(i).is_some_and(|t| WINDOWS.iter().any(|w| t.is_word(w)))
@@ -94,7 +96,7 @@ fn window_functions(c: &Cursor<'_>, to: usize) -> Vec<sqlparser::tokenizer::Toke
             }
         }
     }
-    (c.pos..to).filter(|i| !skip[i - c.pos]).map(|i| all[i].token.clone()).collect()
+    skip
 }
 
 /// Where a trailing EMIT clause begins: an unquoted EMIT outside of brackets before a word that continues it.
@@ -211,8 +213,9 @@ pub(crate) fn query_statement(c: &mut Cursor<'_>) -> Result<Statement> {
 /// INSERT, UPDATE or DELETE.
 pub(crate) fn dml(c: &mut Cursor<'_>) -> Result<Statement> {
     let (from, to) = (c.pos, c.end);
-    let tokens = asof::rewrite(c, window_functions(c, to))?;
+    let tokens = matches::tokens(c, to, &asof::rewrite(c, window_functions(c, to))?)?;
     let mut s = run_sqlparser(c.src, from, to, tokens, |p| p.parse_statement())?;
+    matches::restore(&mut s);
     asof_condition::mark(&mut s, c.src.text)?;
     c.pos = to;
     Ok(Statement::Dml(Box::new(s)))

@@ -28,7 +28,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, TableReference};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::logical_plan::{Distinct, TableScan};
+use datafusion::logical_expr::logical_plan::{Distinct, Projection, TableScan};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
@@ -36,6 +36,7 @@ use super::{ChangelogKind, Distribution, IncNode, IncOp, IncPlan, NodeId, PlanEx
 use crate::asof::AsOf;
 use crate::decorrelate::set_op::SetOp;
 use crate::error::{Result, SqlError, SqlState};
+use crate::matching::MatchNode;
 use crate::optimize;
 use crate::optimize::rounds_max;
 use crate::session::{from_datafusion, visible_schema};
@@ -190,13 +191,18 @@ impl Builder<'_> {
             LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => self.values(plan),
             LogicalPlan::RecursiveQuery(r) => self.recursive(r),
             LogicalPlan::Subquery(s) => self.plan(&s.subquery),
-            LogicalPlan::Extension(e) => match (SetOp::of(e.node.as_ref()), AsOf::of(e.node.as_ref())) {
-                (Some(op), _) => self.set_op(op),
-                (None, Some(join)) => self.as_of(join),
-                (None, None) => {
-                    Err(SqlError::unsupported(format!("{} cannot be used in a view", e.node.name())).into())
+            LogicalPlan::Extension(e) => {
+                let node = e.node.as_ref();
+                if let Some(op) = SetOp::of(node) {
+                    self.set_op(op)
+                } else if let Some(join) = AsOf::of(node) {
+                    self.as_of(join)
+                } else if let Some(pattern) = MatchNode::of(node) {
+                    self.match_recognize(pattern)
+                } else {
+                    Err(SqlError::unsupported(format!("{} cannot be used in a view", node.name())).into())
                 }
-            },
+            }
             other => Err(SqlError::unsupported(format!("{} cannot be used in a view", operator_name(other))).into()),
         }
     }
@@ -255,6 +261,18 @@ impl Builder<'_> {
         Ok(self.add(IncOp::SetOp { kind: op.kind }, inputs, schema))
     }
 
+    fn match_recognize(&mut self, node: &MatchNode) -> Planned {
+        let spec = Box::new(node.spec()?);
+        // Nothing is computed: only the names are others.
+        let input = match node.input().as_ref() {
+            LogicalPlan::Projection(p) if keeps_columns(p)? => self.plan(&p.input)?,
+            computed => self.plan(computed)?,
+        };
+        let partition = spec.shape.partition.clone();
+        let input = if partition.is_empty() { self.single(input) } else { self.hashed(input, partition) };
+        Ok(self.add(IncOp::MatchRecognize { spec }, vec![input], arrow_schema(node.result())))
+    }
+
     fn unnest(&mut self, plan: &LogicalPlan) -> Planned {
         let LogicalPlan::Unnest(u) = plan else { return recompute("unnest") };
         let child = self.plan(&u.input)?;
@@ -284,6 +302,13 @@ impl Builder<'_> {
         let exprs = exprs.collect();
         self.map(id, Vec::new(), Some(exprs), nullable(wanted))
     }
+}
+
+/// Whether a projection gives the columns of its input, each in its place.
+fn keeps_columns(p: &Projection) -> Planned<bool> {
+    let exprs = positional_all(&p.expr, p.input.schema())?;
+    let same = exprs.iter().enumerate().all(|(i, e)| e.as_column() == Some(i));
+    Ok(same && exprs.len() == p.input.schema().fields().len())
 }
 
 fn cast(e: PlanExpr, to: &DataType) -> PlanExpr {

@@ -207,6 +207,17 @@ impl Printer<'_> {
                 let parts: Vec<String> = every.into_iter().chain(final_by).collect();
                 format!("Emit {}", parts.join(", "))
             }
+            IncOp::MatchRecognize { spec } => {
+                let shape = &spec.shape;
+                let mut text = format!("MatchRecognize ({})", shape.pattern.text(&shape.variables));
+                if !shape.partition.is_empty() {
+                    text.push_str(&format!(" by ({})", names(input(0), &shape.partition)));
+                }
+                if !shape.order.is_empty() {
+                    text.push_str(&format!(" order ({})", sort_text(&shape.order, input(0))));
+                }
+                text
+            }
             IncOp::Exchange { distribution: Distribution::Single } => "Exchange single".to_owned(),
             IncOp::Exchange { distribution: Distribution::Hash(columns) } => {
                 format!("Exchange hash ({})", names(input(0), columns))
@@ -278,6 +289,13 @@ impl Printer<'_> {
                 "each row with the rounds that give it, and what its operators keep".to_owned()
             }
             IncOp::Recursive { distinct: false, .. } => "what its operators keep".to_owned(),
+            IncOp::MatchRecognize { spec } => {
+                let per = match spec.shape.partition.is_empty() {
+                    true => String::new(),
+                    false => format!(", per ({})", names(input(0), &spec.shape.partition)),
+                };
+                format!("all input rows in order, and the rows of their matches{per}")
+            }
             IncOp::Recompute { .. } => "all input rows and the last output".to_owned(),
             IncOp::Emit { .. } => "changes that are not out yet".to_owned(),
             _ => return None,

@@ -22,6 +22,7 @@ use datafusion::logical_expr::Operator;
 pub use expr::PlanExpr;
 
 use crate::functions::{Collect, Stat};
+use crate::matching::MatchSpec;
 
 /// Version of the encoding in [`serialize`].
 pub const PLAN_VERSION: u32 = 1;
@@ -70,7 +71,7 @@ pub struct IncNode {
 }
 
 /// How a column is ordered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct SortColumn {
     /// Position in the input row.
     pub column: usize,
@@ -421,6 +422,11 @@ pub enum IncOp {
         column: Option<usize>,
         /// Changes of rows that are not final go out at multiples of so many microseconds; `None`: not before.
         every: Option<i64>,
+    },
+    /// MATCH_RECOGNIZE. Ties of the order are broken by the whole row.
+    MatchRecognize {
+        /// The pattern over the input's columns.
+        spec: Box<MatchSpec>,
     },
     /// Rows go to the shard that owns them. Splits the graph into stages.
     Exchange {

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::error::{Result, SqlError, SqlState};
 use crate::functions::{Collect, Stat};
+use crate::matching::{MatchSpec, Shape};
 
 /// Encodes a plan for the catalog.
 pub fn to_json(plan: &IncPlan) -> Result<serde_json::Value> {
@@ -168,6 +169,14 @@ enum OpFile {
     Emit {
         column: Option<usize>,
         every: Option<i64>,
+    },
+    MatchRecognize {
+        shape: Box<Shape>,
+        /// A schema of one field a slot.
+        slots: String,
+        calls: Vec<String>,
+        conditions: Vec<String>,
+        measures: Vec<String>,
     },
     Exchange {
         hash: Option<Vec<usize>>,
@@ -354,6 +363,16 @@ impl NodeFile {
                 OpFile::Recursive { step: PlanFile::encode(step)?, distinct: *distinct, rounds_max: *rounds_max }
             }
             IncOp::Emit { column, every } => OpFile::Emit { column: *column, every: *every },
+            IncOp::MatchRecognize { spec } => {
+                let exprs = |all: &[PlanExpr]| all.iter().map(expr_out).collect::<Result<Vec<_>>>();
+                OpFile::MatchRecognize {
+                    shape: Box::new(spec.shape.clone()),
+                    slots: ipc(&spec.slot_schema(), None)?,
+                    calls: exprs(&spec.calls)?,
+                    conditions: exprs(&spec.conditions)?,
+                    measures: exprs(&spec.measures)?,
+                }
+            }
             IncOp::Exchange { distribution } => OpFile::Exchange {
                 hash: match distribution {
                     Distribution::Hash(columns) => Some(columns.clone()),
@@ -439,6 +458,17 @@ impl NodeFile {
                 IncOp::Recursive { step: Box::new(step), distinct, rounds_max }
             }
             OpFile::Emit { column, every } => IncOp::Emit { column, every },
+            OpFile::MatchRecognize { shape, slots, calls, conditions, measures } => {
+                let (slots, _) = ipc_in(&slots)?;
+                let spec = MatchSpec {
+                    shape: *shape,
+                    types: slots.fields().iter().map(|f| f.data_type().clone()).collect(),
+                    calls: exprs_in(calls)?,
+                    conditions: exprs_in(conditions)?,
+                    measures: exprs_in(measures)?,
+                };
+                IncOp::MatchRecognize { spec: Box::new(spec) }
+            }
             OpFile::Exchange { hash } => {
                 IncOp::Exchange { distribution: hash.map_or(Distribution::Single, Distribution::Hash) }
             }

@@ -24,7 +24,6 @@ pub(super) fn check_syntax(query: &Query) -> Result<()> {
             let refused = match factor {
                 TableFactor::Table { version: Some(_), .. } => "reading a table as of another time",
                 TableFactor::Table { sample: Some(_), .. } => "TABLESAMPLE",
-                TableFactor::MatchRecognize { .. } => "MATCH_RECOGNIZE",
                 _ => return ControlFlow::Continue(()),
             };
             ControlFlow::Break(SqlError::unsupported(format!("{refused} is not supported")))

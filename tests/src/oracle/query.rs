@@ -3,6 +3,7 @@
 //! Every query names its output columns `x0, x1, ..`; every FROM item has an alias of its own. What is nested is small, so
 //! that a failing query can be read.
 
+mod matches;
 mod nearest;
 mod recursive;
 mod subquery;
@@ -94,7 +95,7 @@ impl<'a> Queries<'a> {
     /// A query.
     pub fn query(&mut self, depth: usize) -> Query {
         let windows = self.features.windows;
-        match self.rng.random_range(0..if windows { 42 } else { 36 }) {
+        match self.rng.random_range(0..if windows { 44 } else { 36 }) {
             0..=2 => self.select(depth),
             3..=6 => self.join(depth),
             7..=10 => self.aggregate(depth),
@@ -114,6 +115,7 @@ impl<'a> Queries<'a> {
             33..=35 => self.recursive(depth),
             36 | 37 => self.as_of(depth),
             38..=40 => self.near(depth),
+            41..=43 => self.matches(depth),
             _ => self.global(depth),
         }
     }

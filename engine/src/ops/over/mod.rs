@@ -11,7 +11,7 @@
 
 mod compute;
 mod reach;
-mod rows;
+pub(in crate::ops) mod rows;
 mod store;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -7,33 +7,33 @@
 use std::sync::Arc;
 
 /// A row as bytes.
-pub(super) type Key = Arc<[u8]>;
+pub(in crate::ops) type Key = Arc<[u8]>;
 
 /// Entries of a full chunk.
 const CHUNK: usize = 256;
 
 /// One row.
-pub(super) struct Entry {
-    pub(super) key: Key,
+pub(in crate::ops) struct Entry {
+    pub(in crate::ops) key: Key,
     /// Bytes of the order in the key.
-    pub(super) order: u32,
+    pub(in crate::ops) order: u32,
     /// Multiplicity; may be negative in passing, then there are no copies.
-    pub(super) weight: i64,
+    pub(in crate::ops) weight: i64,
     /// The last result of each copy as bytes, empty where there is none.
-    pub(super) results: Vec<Box<[u8]>>,
+    pub(in crate::ops) results: Vec<Box<[u8]>>,
 }
 
 impl Entry {
-    pub(super) fn copies(&self) -> u64 {
+    pub(in crate::ops) fn copies(&self) -> u64 {
         u64::try_from(self.weight).unwrap_or(0)
     }
-    pub(super) fn order(&self) -> &[u8] {
+    pub(in crate::ops) fn order(&self) -> &[u8] {
         &self.key[..self.order as usize]
     }
 }
 
 /// A place in the list: chunk and entry.
-pub(super) type Place = (usize, usize);
+pub(in crate::ops) type Place = (usize, usize);
 
 /// Entries in order, and the number of their copies.
 #[derive(Default)]
@@ -51,12 +51,12 @@ impl Chunk {
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Rows {
+pub(in crate::ops) struct Rows {
     chunks: Vec<Chunk>,
 }
 
 impl Rows {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::ops) fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }
 
@@ -68,7 +68,7 @@ impl Rows {
     }
 
     /// Where the row is, or where it belongs.
-    pub(super) fn find(&self, key: &[u8]) -> Result<Place, Place> {
+    pub(in crate::ops) fn find(&self, key: &[u8]) -> Result<Place, Place> {
         let place = self.first_not(|e| e.key.as_ref() < key);
         match self.at(place) {
             Some(e) if e.key.as_ref() == key => Ok(place),
@@ -76,17 +76,17 @@ impl Rows {
         }
     }
 
-    pub(super) fn at(&self, place: Place) -> Option<&Entry> {
+    pub(in crate::ops) fn at(&self, place: Place) -> Option<&Entry> {
         self.chunks.get(place.0)?.entries.get(place.1)
     }
 
     /// Results of the copies of the entry at a place.
-    pub(super) fn results_mut(&mut self, place: Place) -> Option<&mut Vec<Box<[u8]>>> {
+    pub(in crate::ops) fn results_mut(&mut self, place: Place) -> Option<&mut Vec<Box<[u8]>>> {
         self.chunks.get_mut(place.0)?.entries.get_mut(place.1).map(|e| &mut e.results)
     }
 
     /// Changes the multiplicity of the entry at a place; returns it as it was and as it is.
-    pub(super) fn add_weight(&mut self, place: Place, weight: i64) -> (i64, i64) {
+    pub(in crate::ops) fn add_weight(&mut self, place: Place, weight: i64) -> (i64, i64) {
         let chunk = &mut self.chunks[place.0];
         let e = &mut chunk.entries[place.1];
         let (before, copies) = (e.weight, e.copies());
@@ -96,7 +96,7 @@ impl Rows {
     }
 
     /// Puts an entry where [`Self::find`] said that it belongs.
-    pub(super) fn insert(&mut self, place: Place, entry: Entry) {
+    pub(in crate::ops) fn insert(&mut self, place: Place, entry: Entry) {
         // Past the end: into the last chunk, so that rows that come in order fill chunks.
         let (chunk, at) = match self.chunks.get(place.0) {
             Some(_) => place,
@@ -120,7 +120,7 @@ impl Rows {
         }
     }
 
-    pub(super) fn remove(&mut self, place: Place) {
+    pub(in crate::ops) fn remove(&mut self, place: Place) {
         let chunk = &mut self.chunks[place.0];
         chunk.copies -= chunk.entries.remove(place.1).copies();
         if chunk.entries.is_empty() {
@@ -128,19 +128,19 @@ impl Rows {
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+    pub(in crate::ops) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.chunks.iter().flat_map(|c| &c.entries)
     }
 
     /// Results of every row.
-    pub(super) fn each_result_mut(&mut self, mut f: impl FnMut(&Key, &mut Box<[u8]>)) {
+    pub(in crate::ops) fn each_result_mut(&mut self, mut f: impl FnMut(&Key, &mut Box<[u8]>)) {
         for e in self.chunks.iter_mut().flat_map(|c| &mut c.entries) {
             e.results.iter_mut().for_each(|r| f(&e.key, r));
         }
     }
 
     /// Calls `f` with every entry that has a copy at a position in `from..to`, and the positions of its copies.
-    pub(super) fn each(&self, starts: &Starts, from: u64, to: u64, mut f: impl FnMut(&Entry, u64, u64)) {
+    pub(in crate::ops) fn each(&self, starts: &Starts, from: u64, to: u64, mut f: impl FnMut(&Entry, u64, u64)) {
         let first = starts.chunk_of(from);
         for (chunk, start) in self.chunks.iter().zip(&starts.of).skip(first) {
             let mut at = *start;
@@ -158,7 +158,7 @@ impl Rows {
     }
 
     /// Like [`Self::each`], with the results to change and the position of the first copy.
-    pub(super) fn each_results_mut(
+    pub(in crate::ops) fn each_results_mut(
         &mut self,
         starts: &Starts,
         from: u64,
@@ -182,7 +182,7 @@ impl Rows {
     }
 
     /// Positions, until the list is next changed.
-    pub(super) fn starts(&self) -> Starts {
+    pub(in crate::ops) fn starts(&self) -> Starts {
         let mut total = 0;
         let of = self
             .chunks
@@ -198,10 +198,10 @@ impl Rows {
 }
 
 /// Positions of the first copy of each chunk.
-pub(super) struct Starts {
+pub(in crate::ops) struct Starts {
     of: Vec<u64>,
     /// Number of copies.
-    pub(super) total: u64,
+    pub(in crate::ops) total: u64,
 }
 
 impl Starts {
@@ -210,7 +210,7 @@ impl Starts {
     }
 
     /// The position of the first copy of the entry at a place, or of the one after it if it has none.
-    pub(super) fn position(&self, rows: &Rows, place: Place) -> u64 {
+    pub(in crate::ops) fn position(&self, rows: &Rows, place: Place) -> u64 {
         match (self.of.get(place.0), rows.chunks.get(place.0)) {
             (Some(start), Some(chunk)) => start + chunk.entries.iter().take(place.1).map(Entry::copies).sum::<u64>(),
             _ => self.total,
@@ -218,17 +218,17 @@ impl Starts {
     }
 
     /// The first position of rows that do not come before an order.
-    pub(super) fn first_from(&self, rows: &Rows, order: &[u8]) -> u64 {
+    pub(in crate::ops) fn first_from(&self, rows: &Rows, order: &[u8]) -> u64 {
         self.position(rows, rows.first_not(|e| e.order() < order))
     }
 
     /// The position after the last row that does not come after an order.
-    pub(super) fn end_of(&self, rows: &Rows, order: &[u8]) -> u64 {
+    pub(in crate::ops) fn end_of(&self, rows: &Rows, order: &[u8]) -> u64 {
         self.position(rows, rows.first_not(|e| e.order() <= order))
     }
 
     /// The entry that has the copy at a position.
-    pub(super) fn entry<'r>(&self, rows: &'r Rows, position: u64) -> Option<&'r Entry> {
+    pub(in crate::ops) fn entry<'r>(&self, rows: &'r Rows, position: u64) -> Option<&'r Entry> {
         let mut at = *self.of.get(self.chunk_of(position))?;
         let mut chunk = self.chunk_of(position);
         // Entries without copies may end a chunk.
@@ -244,7 +244,7 @@ impl Starts {
     }
 
     /// The start of the peers of a position, and of `groups` groups of peers before them.
-    pub(super) fn groups_back(&self, rows: &Rows, mut position: u64, groups: u64) -> u64 {
+    pub(in crate::ops) fn groups_back(&self, rows: &Rows, mut position: u64, groups: u64) -> u64 {
         for n in 0..=groups {
             let before = if n == 0 { position } else { position - 1 };
             let Some(order) = self.entry(rows, before).map(Entry::order) else { return position };
@@ -257,7 +257,7 @@ impl Starts {
     }
 
     /// The end of the peers of the position before `end`, and of `groups` groups of peers after them.
-    pub(super) fn groups_on(&self, rows: &Rows, mut end: u64, groups: u64) -> u64 {
+    pub(in crate::ops) fn groups_on(&self, rows: &Rows, mut end: u64, groups: u64) -> u64 {
         for n in 0..=groups {
             let within = if n == 0 { end.saturating_sub(1) } else { end };
             let Some(order) = self.entry(rows, within).map(Entry::order) else { return end };

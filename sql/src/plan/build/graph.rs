@@ -7,6 +7,7 @@ use datafusion::logical_expr::{Expr, lit};
 use super::{
     Builder, ChangelogKind, Distribution, Fail, IncNode, IncOp, IncPlan, NodeId, PlanExpr, Planned, SqlError, nullable,
 };
+use crate::matching::OutputColumn;
 use crate::plan::{JoinKind, PLAN_VERSION, SetOpKind, SortColumn};
 use crate::session::from_datafusion;
 
@@ -63,7 +64,7 @@ impl Builder<'_> {
             IncOp::Join { kind, .. } => *kind == JoinKind::Inner,
             IncOp::SetOp { kind } => *kind == SetOpKind::IntersectAll,
             IncOp::Aggregate { .. } | IncOp::TopN { .. } | IncOp::TopRank { .. } => false,
-            IncOp::AsOf { .. } | IncOp::Over { .. } | IncOp::Recompute { .. } => false,
+            IncOp::AsOf { .. } | IncOp::Over { .. } | IncOp::MatchRecognize { .. } | IncOp::Recompute { .. } => false,
             IncOp::Recursive { .. } => false, // given by what its step does
             // Which of them it is depends on lateness: given where it is made.
             IncOp::Emit { .. } => false,
@@ -84,6 +85,9 @@ impl Builder<'_> {
             IncOp::Map { exprs: None, .. } | IncOp::Distinct | IncOp::SetOp { .. } => of(0).to_vec(),
             IncOp::AsOf { .. } | IncOp::Emit { .. } => of(0).to_vec(),
             IncOp::TopN { .. } | IncOp::TopRank { .. } | IncOp::Over { .. } => of(0).to_vec(),
+            IncOp::MatchRecognize { spec } => {
+                moved(of(0), |c| spec.shape.output.iter().position(|o| *o == OutputColumn::Column(c)))
+            }
             IncOp::Map { exprs: Some(exprs), .. } => {
                 moved(of(0), |column| exprs.iter().position(|e| e.as_column() == Some(column)))
             }

@@ -11,6 +11,7 @@ use datafusion::logical_expr::logical_plan::Subquery;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 
 use super::{Builder, Fail, IncOp, NodeId, Planned, SqlError, arrow_schema};
+use crate::matching::MatchNode;
 use crate::plan::expr::positional_schema;
 use crate::plan::{RecomputeKeys, StoredPlan};
 
@@ -99,6 +100,13 @@ impl Builder<'_> {
     /// Recomputes the whole subtree: its leaves are the relations it reads.
     fn recompute_deep(&mut self, plan: &LogicalPlan, reason: String) -> Planned {
         crate::asof::refuse(plan)?;
+        if plan.exists(|n| Ok(matches!(n, LogicalPlan::Extension(e) if MatchNode::of(e.node.as_ref()).is_some())))? {
+            return Err(SqlError::unsupported(
+                "MATCH_RECOGNIZE inside of a recursive query of a view is not supported",
+            )
+            .hint("Make a materialized view of it and read that.")
+            .into());
+        }
         let mut inputs = Vec::new();
         let mut failed = None;
         let expanded = crate::decorrelate::set_op::expand(plan.clone())?;

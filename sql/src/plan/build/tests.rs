@@ -9,8 +9,6 @@ use datafusion::common::TableReference;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::SessionState;
 use sqlparser::ast;
-use sqlparser::dialect::PostgreSqlDialect;
-use sqlparser::parser::Parser;
 
 use super::{Relations, build};
 use crate::error::{SqlError, SqlState};
@@ -55,10 +53,7 @@ pub(crate) fn test_state() -> SessionState {
 }
 
 pub(crate) fn query(sql: &str) -> ast::Query {
-    match Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap().remove(0) {
-        ast::Statement::Query(q) => *q,
-        other => panic!("not a query: {other}"),
-    }
+    *crate::parse::parse_query(sql).unwrap()
 }
 
 pub(crate) fn try_plan(sql: &str) -> Result<IncPlan, SqlError> {
@@ -301,6 +296,16 @@ const QUERIES: &[&str] = &[
     "select t.a from t join u on t.b >= u.a and 10 / t.a > u.b",
     "select t.a from t join e on e.k <= t.b and t.c < t.a",
     "select a from t where b > (select max(b) from u)",
+    "select * from t match_recognize (partition by a order by b desc measures x.c as xc, last(y.c, 1) as yc, sum(y.b * 2) as n pattern (x y+ z?) define y as c > prev(c), z as z.b < x.b and c > 0) m",
+    "select * from e match_recognize (order by ts measures classifier() as v, match_number() as n all rows per match pattern (x | {- y -}) within interval '1' hour define x as k = 1) m",
+    "select * from t match_recognize (order by b measures x.d as d pattern (x) define x as true)",
+    "select * from t match_recognize (order by b measures x.c as d pattern (x) define x as c + 1)",
+    "select * from t match_recognize (order by b measures x.c as d pattern (x) define y as true)",
+    "select * from t match_recognize (order by b measures last(x.c + y.c) as d pattern (x y) define x as true)",
+    "select * from t match_recognize (order by b measures x.c as d pattern (x) define x as c > (select max(c) from u))",
+    "select * from t match_recognize (order by b measures x.c as d pattern (x) define x as final last(c) > 1)",
+    "select * from t match_recognize (order by b measures prev(x.c, y.c) as d pattern (x y) define x as true)",
+    "select * from t match_recognize (order by c measures x.c as d pattern (x y) within interval '1' day define x as true)",
 ];
 
 #[test]
