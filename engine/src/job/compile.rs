@@ -93,6 +93,14 @@ pub(super) fn operator(
             output,
             shard,
         )?),
+        IncOp::Session { partition, time, gap } => Box::new(crate::ops::session::SessionOp::new(
+            input(0).schema.clone(),
+            partition.clone(),
+            *time,
+            *gap,
+            output,
+            shard,
+        )?),
         IncOp::Emit { column, every } => Box::new(crate::ops::emit::EmitOp::new(output, *column, *every, shard)?),
         IncOp::Recompute { plan: stored, keys, .. } => {
             let inputs = node.inputs.iter().map(|n| plan.node(*n).schema.clone()).collect();

@@ -13,6 +13,7 @@ pub mod map;
 pub mod over;
 pub mod recompute;
 pub mod row_map;
+pub mod session;
 pub mod set_op;
 pub mod top_n;
 

@@ -10,6 +10,7 @@ mod graph;
 mod join;
 mod order;
 mod recompute;
+mod session;
 mod values;
 mod window;
 

@@ -107,6 +107,7 @@ enum OpFile {
     TopN { partition: Vec<usize>, order: Vec<SortFile>, offset: u64, limit: u64, rank: bool },
     TopRank { partition: Vec<usize>, order: Vec<SortFile>, limit: u64, dense: bool },
     Over { partition: Vec<usize>, order: Vec<SortFile>, plan: String },
+    Session { partition: Vec<usize>, time: usize, gap: i64 },
     Emit { column: Option<usize>, every: Option<i64> },
     Exchange { hash: Option<Vec<usize>> },
     Recompute { plan: String, keys: Option<KeysFile>, reason: String },
@@ -254,6 +255,9 @@ impl NodeFile {
                 order: order.iter().map(SortFile::from).collect(),
                 plan: plan_out(plan)?,
             },
+            IncOp::Session { partition, time, gap } => {
+                OpFile::Session { partition: partition.clone(), time: *time, gap: *gap }
+            }
             IncOp::Emit { column, every } => OpFile::Emit { column: *column, every: *every },
             IncOp::Exchange { distribution } => OpFile::Exchange {
                 hash: match distribution {
@@ -327,6 +331,7 @@ impl NodeFile {
                 order: order.into_iter().map(SortColumn::from).collect(),
                 plan: plan_in(&plan, context)?,
             },
+            OpFile::Session { partition, time, gap } => IncOp::Session { partition, time, gap },
             OpFile::Emit { column, every } => IncOp::Emit { column, every },
             OpFile::Exchange { hash } => {
                 IncOp::Exchange { distribution: hash.map_or(Distribution::Single, Distribution::Hash) }

@@ -61,7 +61,8 @@ pub struct NodeTime {
     /// Its output columns.
     pub columns: Bounds,
     /// By input: rows in which a column is smaller than its bound here change nothing any more, so the operator may forget
-    /// what it keeps of them. Empty where nothing can be forgotten.
+    /// what it keeps of them. Empty where nothing can be forgotten. Of sessions: it may forget those that end at the bound
+    /// or before.
     pub forget: Vec<Bounds>,
 }
 
@@ -109,6 +110,14 @@ enum NodeRule {
         left: usize,
         right: usize,
         floors: Vec<Floor>,
+    },
+    /// Later rows are in sessions that end after the bound of their time.
+    Session {
+        width: usize,
+        partition: Vec<usize>,
+        time: usize,
+        /// The least that is later, in microseconds; 0 where the times are finer than that.
+        step: i64,
     },
     /// Only this column of the input goes on in order.
     Held {
@@ -197,6 +206,10 @@ fn rule(plan: &IncPlan, node: &IncNode) -> datafusion::common::Result<NodeRule> 
             let (left, right) = (left.fields().len(), right.fields().len());
             found.retain(|f| (f.column < left) != (f.other < left));
             NodeRule::Join { kind: *kind, left, right, floors: found }
+        }
+        IncOp::Session { partition, time, .. } => {
+            let fine = matches!(input(0).field(*time).data_type(), DataType::Timestamp(TimeUnit::Nanosecond, _));
+            NodeRule::Session { width, partition: partition.clone(), time: *time, step: i64::from(!fine) }
         }
         IncOp::Emit { column, .. } => NodeRule::Held { width, column: *column },
         IncOp::Recompute { keys: None, .. } => NodeRule::Nothing { width },
@@ -311,6 +324,20 @@ impl NodeRule {
                 NodeTime { columns, forget }
             }
             Self::Join { kind, left, right, floors } => join(*kind, *left, *right, floors, inputs),
+            Self::Session { width, partition, time, step } => {
+                let given = inputs[0];
+                let mut columns: Bounds = vec![None; *width];
+                for c in partition {
+                    columns[*c] = given.get(*c).copied().flatten();
+                }
+                let bound = given.get(*time).copied().flatten();
+                // A session that a later row is in, is put into or was taken out of is not over at the bound: it ends after.
+                // It may have begun at any time.
+                columns[*width - 1] = bound.map(|b| b.plus(*step));
+                let mut forget: Bounds = vec![None; given.len()];
+                forget[*time] = bound;
+                NodeTime { columns, forget: vec![forget] }
+            }
             Self::Held { width, column } => {
                 let mut columns: Bounds = vec![None; *width];
                 if let Some(c) = column {

@@ -63,7 +63,7 @@ impl Builder<'_> {
             IncOp::Join { kind, .. } => *kind == JoinKind::Inner,
             IncOp::SetOp { kind } => *kind == SetOpKind::IntersectAll,
             IncOp::Aggregate { .. } | IncOp::TopN { .. } | IncOp::TopRank { .. } => false,
-            IncOp::Over { .. } | IncOp::Recompute { .. } => false,
+            IncOp::Over { .. } | IncOp::Session { .. } | IncOp::Recompute { .. } => false,
             // Which of them it is depends on lateness: given where it is made.
             IncOp::Emit { .. } => false,
         };
@@ -83,7 +83,7 @@ impl Builder<'_> {
             IncOp::Map { exprs: None, .. } | IncOp::Distinct | IncOp::SetOp { .. } | IncOp::Emit { .. } => {
                 of(0).to_vec()
             }
-            IncOp::TopN { .. } | IncOp::TopRank { .. } | IncOp::Over { .. } => of(0).to_vec(),
+            IncOp::TopN { .. } | IncOp::TopRank { .. } | IncOp::Over { .. } | IncOp::Session { .. } => of(0).to_vec(),
             IncOp::Map { exprs: Some(exprs), .. } => {
                 moved(of(0), |column| exprs.iter().position(|e| e.as_column() == Some(column)))
             }

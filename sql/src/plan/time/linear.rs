@@ -56,10 +56,15 @@ pub(super) fn linear(e: &Expr, schema: &Schema) -> Option<(usize, i64)> {
     }
 }
 
-/// A DATE moves by whole days only.
+/// A column moves by whole units of its own only: less is rounded.
 fn moved(c: usize, before: i64, k: i64, schema: &Schema) -> Option<(usize, i64)> {
-    let days = *schema.fields().get(c)?.data_type() == DataType::Date32;
-    (!days || k % 86_400_000_000 == 0).then_some((c, before.checked_add(k)?))
+    let unit = match schema.fields().get(c)?.data_type() {
+        DataType::Date32 => 86_400_000_000,
+        DataType::Timestamp(TimeUnit::Second, _) => 1_000_000,
+        DataType::Timestamp(TimeUnit::Millisecond, _) => 1_000,
+        _ => 1,
+    };
+    (k % unit == 0).then_some((c, before.checked_add(k)?))
 }
 
 /// An interval of constant length, in microseconds.
@@ -104,7 +109,7 @@ pub(super) fn monotone(e: &Expr, schema: &Schema) -> Option<usize> {
         }
         Expr::ScalarFunction(f) => {
             let at = match f.name() {
-                "tumble_start" | "tumble" | "hop_starts" | "cumulate_ends" => 0,
+                "tumble_start" | "hop_starts" | "cumulate_ends" | "tumble_zone_start" | "tumble_zone_end" => 0,
                 "date_trunc" | "date_bin" => 1,
                 _ => return None,
             };
