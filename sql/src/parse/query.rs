@@ -127,7 +127,9 @@ fn partition_by(c: &Cursor<'_>, from: usize, close: usize) -> Option<(Range<usiz
         true => (at + 3, c.closing(at + 2), c.closing(at + 2) + 1),
         false => {
             let starts_argument = |i: usize| {
-                all[i].is_word("descriptor") || (i + 1 < close && *token(i + 1) == Token::RArrow) || all[i].is_word("interval")
+                all[i].is_word("descriptor")
+                    || (i + 1 < close && *token(i + 1) == Token::RArrow)
+                    || all[i].is_word("interval")
             };
             let mut i = at + 2;
             while i < close && !(*token(i) == Token::Comma && i + 1 < close && starts_argument(i + 1)) {

@@ -241,7 +241,9 @@ impl Printer<'_> {
             IncOp::Over { partition, .. } => {
                 format!("all input rows in order, with the last result of each, per ({})", names(input(0), partition))
             }
-            IncOp::Session { partition, .. } if partition.is_empty() => "the rows of sessions, in order of time".to_owned(),
+            IncOp::Session { partition, .. } if partition.is_empty() => {
+                "the rows of sessions, in order of time".to_owned()
+            }
             IncOp::Session { partition, .. } => {
                 format!("the rows of sessions, in order of time, per ({})", names(input(0), partition))
             }

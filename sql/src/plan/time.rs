@@ -14,6 +14,7 @@
 mod linear;
 #[cfg(test)]
 mod tests;
+mod zone;
 
 use std::sync::Arc;
 
@@ -71,7 +72,7 @@ enum Rule {
     Unknown,
     /// A column, moved by so many microseconds.
     Moved(usize, i64),
-    /// A function that does not fall while one column grows.
+    /// A function that does not fall while one column grows, or the least it will be from a value of it on.
     Function {
         input: usize,
         expr: Arc<dyn PhysicalExpr>,
@@ -224,7 +225,10 @@ fn column_rule(e: &PlanExpr, schema: &Schema) -> datafusion::common::Result<Rule
         return Ok(Rule::Moved(column, micros));
     }
     Ok(match monotone(&e.expr, schema) {
-        Some(input) => Rule::Function { input, expr: e.compile(&permissive(schema))? },
+        Some(input) => {
+            let e = PlanExpr { expr: zone::at_least(e.expr.clone())? };
+            Rule::Function { input, expr: e.compile(&permissive(schema))? }
+        }
         None => Rule::Unknown,
     })
 }

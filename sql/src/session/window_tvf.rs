@@ -14,7 +14,7 @@ mod groups;
 
 use std::ops::ControlFlow;
 
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::{Expr as PlanExpr, ExprSchemable, LogicalPlan};
 use sqlparser::ast::{
     self, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Select, TableAlias, TableFactor,
@@ -257,9 +257,7 @@ fn plain_alias(name: Ident) -> TableAlias {
 /// The call a table factor is, if it is one of ours: its arguments and alias.
 fn call_of(factor: &mut TableFactor) -> Option<(Kind, &ObjectName, &Vec<FunctionArg>, &mut Option<TableAlias>)> {
     match factor {
-        TableFactor::Table { name, args: Some(args), alias, .. } => {
-            Some((Kind::of(name)?, &*name, &args.args, alias))
-        }
+        TableFactor::Table { name, args: Some(args), alias, .. } => Some((Kind::of(name)?, &*name, &args.args, alias)),
         TableFactor::Function { name, args, alias, .. } => Some((Kind::of(name)?, &*name, &*args, alias)),
         // TABLE(TUMBLE(..))
         TableFactor::TableFunction { expr: Expr::Function(f), alias } => match &f.args {

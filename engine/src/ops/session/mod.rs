@@ -262,7 +262,8 @@ impl SessionOp {
             DataType::Timestamp(TimeUnit::Nanosecond, _) => bound.saturating_mul(1_000),
             _ => bound,
         };
-        let over = |last: i64| last.saturating_add(self.gap) <= bound;
+        let gap = self.gap;
+        let over = |last: i64| last.saturating_add(gap) <= bound;
         let mut emptied = Vec::new();
         while let Some((last, slot)) = self.closing.first().copied()
             && over(last)
@@ -328,6 +329,7 @@ fn reach(sessions: &BTreeMap<i64, i64>, changed: &[Changed], at: i64, gap: i64) 
         low = *first;
         high = high.max(*last);
     }
+    let mut next = sessions.range((std::ops::Bound::Excluded(low), std::ops::Bound::Unbounded)).peekable();
     loop {
         let before = (high, n);
         while let Some(c) = changed.get(n)
@@ -336,12 +338,7 @@ fn reach(sessions: &BTreeMap<i64, i64>, changed: &[Changed], at: i64, gap: i64) 
             high = high.max(c.time);
             n += 1;
         }
-        // Those that begin in it, and the one that begins next to it.
-        let next = (std::ops::Bound::Excluded(low), std::ops::Bound::Unbounded);
-        for (first, last) in sessions.range(next).skip_while(|(_, last)| **last <= high) {
-            if first.saturating_sub(high) >= gap {
-                break;
-            }
+        while let Some((_, last)) = next.next_if(|(first, _)| first.saturating_sub(high) < gap) {
             high = high.max(*last);
         }
         if before == (high, n) {

@@ -64,11 +64,7 @@ fn naive(content: &[Row], keyed: bool) -> BTreeMap<String, i64> {
             (first, last + GAP)
         });
         let n = |v: Option<i64>| v.map_or("NULL".to_owned(), |v| v.to_string());
-        let t = |v: Option<i64>| {
-            v.map_or("NULL".to_owned(), |v| {
-                chrono_text(v)
-            })
-        };
+        let t = |v: Option<i64>| v.map_or("NULL".to_owned(), |v| chrono_text(v));
         let text = format!(
             "{}|{}|{}|{}|{}",
             n(row.0),
@@ -172,9 +168,8 @@ fn sessions_that_are_over_are_forgotten() {
     assert_eq!(rig.state_rows(), 0);
     let kept = |k: &str| before.keys().filter(|l| l.starts_with(k)).all(|l| rig.output.contains_key(l));
     assert!(!kept("1|") && !kept("2|"), "open sessions grew");
-    let line = |k: i64, t: i64, a: i64, b: i64| {
-        format!("{k}|{}|NULL|{}|{}", chrono_text(t), chrono_text(a), chrono_text(b))
-    };
+    let line =
+        |k: i64, t: i64, a: i64, b: i64| format!("{k}|{}|NULL|{}|{}", chrono_text(t), chrono_text(a), chrono_text(b));
     let want = [
         line(1, 0, 0, 8),
         line(1, 10, 8, 15),

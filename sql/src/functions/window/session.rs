@@ -18,8 +18,8 @@ use datafusion::logical_expr::function::{PartitionEvaluatorArgs, WindowUDFFieldA
 use datafusion::logical_expr::{PartitionEvaluator, Signature, Volatility, WindowUDF, WindowUDFImpl};
 
 use super::{
-    SqlError, SqlState, interval_ticks, interval_type, out_of_range, positive, ticks_per_second, time_type,
-    user_error, wrong_arguments,
+    SqlError, SqlState, interval_ticks, interval_type, out_of_range, positive, ticks_per_second, time_type, user_error,
+    wrong_arguments,
 };
 
 /// The first row's time.

@@ -198,15 +198,17 @@ impl ScalarUDFImpl for ZoneWindow {
             other => return Err(DataFusionError::Internal(format!("a timestamp expected, not {other}"))),
         };
         let micros = cast(&times, &DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))?;
+        // Times that follow each other are in the same window mostly.
         let mut last = (i64::MAX, i64::MIN);
-        let mut one = |us: i64| -> Result<i64> {
+        let mut one = |us: Option<i64>| -> Result<Option<i64>> {
+            let Some(us) = us else { return Ok(None) };
             if us < last.0 || us >= last.1 {
                 last = days.window(us)?;
             }
-            Ok(if self.end { last.1 } else { last.0 })
+            Ok(Some(if self.end { last.1 } else { last.0 }))
         };
         let micros = micros.as_primitive::<TimestampMicrosecondType>();
-        let out: PrimitiveArray<TimestampMicrosecondType> = micros.try_unary(&mut one)?;
+        let out = micros.iter().map(&mut one).collect::<Result<PrimitiveArray<TimestampMicrosecondType>>>()?;
         Ok(ColumnarValue::Array(cast(&(Arc::new(out.with_timezone_opt(zone)) as ArrayRef), &data_type)?))
     }
 }

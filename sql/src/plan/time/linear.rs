@@ -94,7 +94,8 @@ fn interval_micros(e: &Expr) -> Option<i64> {
     }
 }
 
-/// The column an expression does not fall with, if it depends on nothing else.
+/// The column an expression does not fall with, if it depends on nothing else. Of what a clock shows the least from a moment
+/// on is meant, see [`super::zone`].
 pub(super) fn monotone(e: &Expr, schema: &Schema) -> Option<usize> {
     if let Some((c, _)) = linear(e, schema) {
         return Some(c);
@@ -110,7 +111,7 @@ pub(super) fn monotone(e: &Expr, schema: &Schema) -> Option<usize> {
         Expr::ScalarFunction(f) => {
             let at = match f.name() {
                 "tumble_start" | "hop_starts" | "cumulate_ends" | "tumble_zone_start" | "tumble_zone_end" => 0,
-                "date_trunc" | "date_bin" => 1,
+                "date_trunc" | "date_bin" | super::zone::TIMEZONE => 1,
                 _ => return None,
             };
             let time = f.args.get(at)?;

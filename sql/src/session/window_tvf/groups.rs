@@ -72,7 +72,9 @@ pub(super) fn plain(e: &mut Expr) -> Result<()> {
         })
         .collect();
     let Some(values) = values else { return Ok(()) };
-    if let (Some((Kind::Tumble, part @ (Part::End | Part::Time))), [_, size, ..]) = (part_of(&f.name), values.as_slice()) {
+    if let (Some((Kind::Tumble, part @ (Part::End | Part::Time))), [_, size, ..]) =
+        (part_of(&f.name), values.as_slice())
+    {
         let mut start = f.clone();
         start.name = ObjectName::from(vec![Ident::new("tumble_start")]);
         let end = Expr::Nested(Box::new(Expr::BinaryOp {
@@ -100,8 +102,9 @@ pub(super) fn plain(e: &mut Expr) -> Result<()> {
 pub(super) fn rewrite(select: &mut Select, text: &str) -> Result<()> {
     let stray = |f: &Function, kind: Kind| {
         let upper = kind.name().to_uppercase();
-        let mut e = SqlError::unsupported(format!("{} without GROUP BY {upper}(..)", f.name.to_string().to_lowercase()))
-            .hint(format!("Read FROM {}, which gives window_start and window_end.", kind.form()));
+        let mut e =
+            SqlError::unsupported(format!("{} without GROUP BY {upper}(..)", f.name.to_string().to_lowercase()))
+                .hint(format!("Read FROM {}, which gives window_start and window_end.", kind.form()));
         e.position = place(text, &f.name);
         e
     };
@@ -133,7 +136,8 @@ pub(super) fn rewrite(select: &mut Select, text: &str) -> Result<()> {
     let _ = each_expr(select, &|_| None, &mut |e| match function_of(e) {
         Some((f, _, _)) => {
             let message = format!("{} has other arguments than the {} of GROUP BY", f.name, kind.name().to_uppercase());
-            let mut e = SqlError::new(SqlState::GROUPING_ERROR, message).hint("Repeat the arguments as they are there.");
+            let mut e =
+                SqlError::new(SqlState::GROUPING_ERROR, message).hint("Repeat the arguments as they are there.");
             e.position = place(text, &f.name);
             found = Some(e);
             ControlFlow::Break(())
@@ -163,10 +167,9 @@ fn group_by(select: &mut Select, window: &Function, kind: Kind) -> Result<()> {
         return Err(refused("over a join"));
     }
     let alias = match &from.relation {
-        TableFactor::Table { name, args: None, alias, .. } => alias
-            .as_ref()
-            .map(|a| a.name.clone())
-            .or_else(|| name.0.last().and_then(|p| p.as_ident().cloned())),
+        TableFactor::Table { name, args: None, alias, .. } => {
+            alias.as_ref().map(|a| a.name.clone()).or_else(|| name.0.last().and_then(|p| p.as_ident().cloned()))
+        }
         TableFactor::Derived { lateral: false, alias, .. } => {
             Some(alias.as_ref().map_or_else(|| Ident::new(kind.name()), |a| a.name.clone()))
         }
@@ -199,9 +202,7 @@ fn group_by(select: &mut Select, window: &Function, kind: Kind) -> Result<()> {
     }
     let wanted = text_of(window);
     let named = |e: &Expr| match function_of(e) {
-        Some((f, of, _)) if of == kind && text_of(f) == wanted => {
-            Some(Ident::new(f.name.to_string().to_lowercase()))
-        }
+        Some((f, of, _)) if of == kind && text_of(f) == wanted => Some(Ident::new(f.name.to_string().to_lowercase())),
         _ => None,
     };
     let flow = each_expr(select, &named, &mut |e| {
