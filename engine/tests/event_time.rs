@@ -96,6 +96,73 @@ async fn a_window_is_emitted_once_when_the_watermark_passes_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_is_emitted_when_no_row_can_make_it_longer() {
+    let dir = tempfile::tempdir().expect("folder");
+    let data = dir.path().join("data").display().to_string();
+    {
+        let engine = Engine::open(options(&data)).await.expect("opens");
+        run(&engine, "CREATE STREAM s (ts TIMESTAMP, k TEXT, WATERMARK FOR ts AS ts - INTERVAL '3 seconds')").await;
+        run(
+            &engine,
+            "CREATE MATERIALIZED VIEW w AS SELECT k, window_start, window_end, count(*) AS n \
+             FROM SESSION(s, ts, INTERVAL '5 seconds', k) GROUP BY k, window_start, window_end EMIT ON WINDOW CLOSE",
+        )
+        .await;
+        run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:00:02', 'a'), ('2026-01-01 00:00:09', 'b')").await;
+        // Before the other row of its key, and within the gap.
+        run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:00:06', 'a'), ('2026-01-01 00:00:13.9', 'b')").await;
+        assert!(rows(&engine, "SELECT * FROM w").await.is_empty(), "the watermark is at 10.9 seconds");
+        engine.shutdown().await.expect("stops");
+    }
+    let engine = Engine::open(options(&data)).await.expect("opens again");
+    run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:00:14', 'c')").await;
+    let first = "a|2026-01-01T00:00:02|2026-01-01T00:00:11|2";
+    assert_eq!(rows(&engine, "SELECT * FROM w").await, [first]);
+    // At the very end of the session that is over: another one.
+    run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:00:11', 'a'), ('2026-01-01 00:00:22', 'd')").await;
+    let want = [
+        first,
+        "a|2026-01-01T00:00:11|2026-01-01T00:00:16|1",
+        "b|2026-01-01T00:00:09|2026-01-01T00:00:18.900|2",
+        "c|2026-01-01T00:00:14|2026-01-01T00:00:19|1",
+    ];
+    assert_eq!(rows(&engine, "SELECT * FROM w").await, want);
+    // One row waits, in three operators.
+    let state = rows(&engine, "SELECT state_rows <= 3 + 4 FROM ms.jobs WHERE name = 'w'").await;
+    assert_eq!(state, ["true"]);
+    engine.shutdown().await.expect("stops");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn days_of_a_time_zone_close_when_they_are_over() {
+    let engine = Engine::open(options("memory://")).await.expect("opens");
+    run(&engine, "CREATE STREAM s (ts TIMESTAMPTZ, WATERMARK FOR ts)").await;
+    let queries = [
+        "SELECT window_end AS d, count(*) AS n FROM TUMBLE(s, ts, INTERVAL '1 day', timezone => 'Europe/Berlin') GROUP BY 1",
+        "SELECT date_trunc('day', ts, 'Europe/Berlin') AS d, count(*) AS n FROM s GROUP BY 1",
+        "SELECT CAST(ts AT TIME ZONE 'Europe/Berlin' AS DATE) AS d, count(*) AS n FROM s GROUP BY 1",
+    ];
+    for (i, query) in queries.iter().enumerate() {
+        run(&engine, &format!("CREATE MATERIALIZED VIEW w{i} AS {query} EMIT ON WINDOW CLOSE")).await;
+    }
+    // The day of 25 hours; its clock shows the third hour twice.
+    run(
+        &engine,
+        "INSERT INTO s VALUES ('2026-10-24 22:00:00Z'), ('2026-10-25 00:30:00Z'), ('2026-10-25 01:30:00Z'), \
+         ('2026-10-25 22:59:59Z')",
+    )
+    .await;
+    for i in 0..3 {
+        assert!(rows(&engine, &format!("SELECT * FROM w{i}")).await.is_empty(), "w{i}");
+    }
+    run(&engine, "INSERT INTO s VALUES ('2026-10-25 23:00:00Z')").await;
+    for (i, d) in ["2026-10-25T23:00:00Z", "2026-10-24T22:00:00Z", "2026-10-25"].iter().enumerate() {
+        assert_eq!(rows(&engine, &format!("SELECT * FROM w{i}")).await, [format!("{d}|4")], "w{i}");
+    }
+    engine.shutdown().await.expect("stops");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn late_rows_within_the_allowance_correct_what_was_out() {
     let engine = Engine::open(options("memory://")).await.expect("opens");
     run(&engine, "CREATE STREAM s (ts TIMESTAMPTZ, x BIGINT, WATERMARK FOR ts)").await;
@@ -209,7 +276,7 @@ impl Random {
     }
 }
 
-const VIEWS: [(&str, &str); 7] = [
+const VIEWS: [(&str, &str); 12] = [
     (
         "tumble",
         "SELECT window_start, k, count(*) AS n, sum(x) AS s, max(x) AS m FROM TUMBLE(s, ts, INTERVAL '10 seconds') \
@@ -246,6 +313,27 @@ const VIEWS: [(&str, &str); 7] = [
          GROUP BY window_start, k) b ON a.window_start = b.window_start AND a.k = b.k",
     ),
     ("rows_themselves", "SELECT ts, k, x FROM s WHERE x % 3 = 0"),
+    (
+        "cumulate",
+        "SELECT window_end, k, count(*) AS n, sum(x) AS s \
+         FROM CUMULATE(s, ts, INTERVAL '5 seconds', INTERVAL '20 seconds') GROUP BY window_start, window_end, k",
+    ),
+    (
+        "session",
+        "SELECT window_end, window_start, k, count(*) AS n, sum(x) AS s FROM SESSION(s, ts, INTERVAL '1500 milliseconds', k) \
+         GROUP BY window_start, window_end, k",
+    ),
+    ("session_rows", "SELECT window_end, ts, k, x FROM SESSION(s, ts, INTERVAL '700 milliseconds', k) WHERE x > 20"),
+    (
+        "session_of_all",
+        "SELECT session_end(ts, INTERVAL '400 milliseconds') AS e, count(*) AS n FROM s \
+         GROUP BY SESSION(ts, INTERVAL '400 milliseconds')",
+    ),
+    (
+        "last_moment",
+        "SELECT window_time, k, min(x) AS m FROM HOP(s, ts, INTERVAL '5 seconds', INTERVAL '15 seconds') \
+         GROUP BY window_time, k",
+    ),
 ];
 
 /// Writes the events over so many files, each in an order that is never more than three seconds off.

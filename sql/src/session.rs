@@ -125,6 +125,7 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     builder.expr_planners().get_or_insert_default().insert(1, Arc::new(numbers::NumberOperators));
     let replace = |f: &mut Arc<WindowUDF>| *f = signed::window(f).unwrap_or_else(|| Arc::clone(f));
     builder.window_functions().get_or_insert_default().iter_mut().for_each(replace);
+    builder.window_functions().get_or_insert_default().extend(functions::windows());
     let replace = |f: &mut Arc<ScalarUDF>| *f = signed::scalar(f).unwrap_or_else(|| Arc::clone(f));
     builder.scalar_functions().get_or_insert_default().iter_mut().for_each(replace);
     let replace = |f: &mut Arc<AggregateUDF>| *f = signed::aggregate(f).unwrap_or_else(|| Arc::clone(f));
@@ -223,7 +224,10 @@ async fn plan_named(state: &SessionState, mut query: ast::Query, text: &str) -> 
     rewrite::rewrite(&mut query)?;
     numbers::plain_syntax(&mut query);
     let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
-    state.statement_to_plan(statement).await.map_err(|e| from_datafusion_in(e, text, &relation_names(state)))
+    let plan = state.statement_to_plan(statement).await;
+    let plan = plan.map_err(|e| from_datafusion_in(e, text, &relation_names(state)))?;
+    window_tvf::check_gaps(&plan)?;
+    Ok(plan)
 }
 
 /// Names of relations a user could have meant.

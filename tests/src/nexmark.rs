@@ -216,7 +216,7 @@ pub const QUERIES: &[Query] = &[
 ];
 
 /// Nexmark q9 to q22, as far as they ask nothing of a wall clock (q12 does). Functions of other systems are written in
-/// ours; the session window of q11 is spelled out as gaps and islands; `side` of q13 is a table of keys and values.
+/// ours; `side` of q13 is a table of keys and values.
 pub const LATER_QUERIES: &[Query] = &[
     Query {
         name: "q9",
@@ -240,12 +240,8 @@ pub const LATER_QUERIES: &[Query] = &[
         name: "q11",
         about: "user sessions: gaps of ten seconds",
         reads: &[2],
-        sql: "SELECT bidder, count(*) AS bids, min(date_time) AS starts, max(date_time) AS ends FROM ( \
-                SELECT bidder, date_time, sum(begins) OVER (PARTITION BY bidder ORDER BY date_time, auction, price) AS n \
-                FROM (SELECT bidder, auction, price, date_time, CASE WHEN date_time - lag(date_time) OVER ( \
-                    PARTITION BY bidder ORDER BY date_time, auction, price) <= INTERVAL '10 seconds' \
-                    THEN 0 ELSE 1 END AS begins FROM bid) g) s \
-              GROUP BY bidder, n",
+        sql: "SELECT bidder, count(*) AS bids, window_start, window_end \
+              FROM SESSION(bid, date_time, INTERVAL '10 seconds', bidder) GROUP BY bidder, window_start, window_end",
     },
     Query {
         name: "q13",

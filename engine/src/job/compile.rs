@@ -110,6 +110,14 @@ pub(super) fn operator(
             let round = crate::ops::recursive::Step::new(step.as_ref().clone(), ops);
             Box::new(crate::ops::recursive::RecursiveOp::new(round, *distinct, *rounds_max, output, shard)?)
         }
+        IncOp::Session { partition, time, gap } => Box::new(crate::ops::session::SessionOp::new(
+            input(0).schema.clone(),
+            partition.clone(),
+            *time,
+            *gap,
+            output,
+            shard,
+        )?),
         IncOp::Emit { column, every } => Box::new(crate::ops::emit::EmitOp::new(output, *column, *every, shard)?),
         IncOp::MatchRecognize { spec } => {
             Box::new(crate::ops::matching::MatchOp::new(spec.as_ref().clone(), input(0).schema.clone(), output, shard)?)

@@ -16,6 +16,7 @@ pub mod over;
 pub mod recompute;
 pub mod recursive;
 pub mod row_map;
+pub mod session;
 pub mod set_op;
 pub mod top_n;
 

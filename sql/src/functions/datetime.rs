@@ -249,7 +249,7 @@ fn make_timestamp(parts: &[ArrayRef], seconds: &ArrayRef) -> Result<ArrayRef> {
 }
 
 /// With a zone: the moment as that zone's clock shows it. Without: the moment at which that zone's clock shows this.
-fn in_zone(zones: &StringArray, values: &ArrayRef) -> Result<ArrayRef> {
+pub(crate) fn in_zone(zones: &StringArray, values: &ArrayRef) -> Result<ArrayRef> {
     let zoned = matches!(values.data_type(), DataType::Timestamp(_, Some(_)));
     let times = values.as_primitive::<TimestampMicrosecondType>();
     let mut last: Option<(String, Tz)> = None;

@@ -13,11 +13,11 @@ pub(crate) mod signed;
 mod single_row;
 mod statistics;
 mod sum;
-mod window;
+pub mod window;
 
 use std::sync::Arc;
 
-use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
 
 pub use collect::Collect;
 pub use exact_sum::ExactFloatSum;
@@ -33,6 +33,11 @@ pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
 /// Fails where a scalar subquery has more than one row: `single_row(value, rows)`.
 pub(crate) fn single_row() -> ScalarUDF {
     single_row::single_row()
+}
+
+/// Window functions of ours.
+pub(crate) fn windows() -> Vec<Arc<WindowUDF>> {
+    window::session::functions().into_iter().map(Arc::new).collect()
 }
 
 /// Scalar functions of ours.

@@ -1,15 +1,20 @@
-//! Starts of time windows: `tumble_start`, its short name `tumble`, and `hop_starts`.
+//! Windows of time: `tumble_start`, its short name `tumble`, `hop_starts` and `cumulate_ends`.
 //!
 //! Windows are aligned to the epoch plus an offset. A window is `[start, start + size)`. Arithmetic is on the integer
 //! of the timestamp, rounding down also before the epoch. The result of a DATE is a timestamp.
+//!
+//! Sessions are in [`session`], days of a time zone in [`zone`].
+
+pub mod session;
+mod zone;
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, PrimitiveArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{
-    ArrowTimestampType, DataType, Field, FieldRef, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
-    TimestampNanosecondType, TimestampSecondType,
+    ArrowTimestampType, DataType, Field, FieldRef, IntervalUnit, TimeUnit, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
 use datafusion::common::ScalarValue;
 use datafusion::error::{DataFusionError, Result};
@@ -21,29 +26,59 @@ use crate::error::{SqlError, SqlState};
 
 /// All of them.
 pub(super) fn functions() -> Vec<ScalarUDF> {
-    vec![ScalarUDF::from(WindowFunction::new(false)), ScalarUDF::from(WindowFunction::new(true))]
+    let aligned = [Kind::Tumble, Kind::Hop, Kind::Cumulate].map(|k| ScalarUDF::from(WindowFunction::new(k)));
+    aligned.into_iter().chain(zone::functions()).collect()
 }
 
 /// More windows than this for one row is taken for a mistake.
 const MAX_WINDOWS: i64 = 100_000;
 
-/// `tumble_start(ts, size [, offset])` or `hop_starts(ts, slide, size [, offset])`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    /// `tumble_start(ts, size [, offset])`.
+    Tumble,
+    /// `hop_starts(ts, slide, size [, offset])`: the starts of all windows a time is in, the first one first.
+    Hop,
+    /// `cumulate_ends(ts, step, size [, offset])`: the ends of all windows a time is in, the first one first.
+    Cumulate,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tumble => "tumble_start",
+            Self::Hop => "hop_starts",
+            Self::Cumulate => "cumulate_ends",
+        }
+    }
+    fn form(self) -> &'static str {
+        match self {
+            Self::Tumble => "tumble(ts, size [, offset])",
+            Self::Hop => "hop_starts(ts, slide, size [, offset])",
+            Self::Cumulate => "cumulate_ends(ts, step, size [, offset])",
+        }
+    }
+    /// Names of the intervals, the offset last.
+    fn intervals(self) -> &'static [&'static str] {
+        match self {
+            Self::Tumble => &["size", "offset"],
+            Self::Hop => &["slide", "size", "offset"],
+            Self::Cumulate => &["step", "size", "offset"],
+        }
+    }
+}
+
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct WindowFunction {
-    hop: bool,
+    kind: Kind,
     aliases: Vec<String>,
     signature: Signature,
 }
 
 impl WindowFunction {
-    fn new(hop: bool) -> Self {
-        let aliases = if hop { Vec::new() } else { vec!["tumble".to_owned()] };
-        Self { hop, aliases, signature: Signature::user_defined(Volatility::Immutable) }
-    }
-
-    /// Intervals besides the offset.
-    fn intervals(&self) -> usize {
-        if self.hop { 2 } else { 1 }
+    fn new(kind: Kind) -> Self {
+        let aliases = if kind == Kind::Tumble { vec!["tumble".to_owned()] } else { Vec::new() };
+        Self { kind, aliases, signature: Signature::user_defined(Volatility::Immutable) }
     }
 }
 
@@ -53,7 +88,7 @@ fn user_error(code: SqlState, message: impl Into<String>) -> DataFusionError {
 
 impl ScalarUDFImpl for WindowFunction {
     fn name(&self) -> &str {
-        if self.hop { "hop_starts" } else { "tumble_start" }
+        self.kind.name()
     }
     fn aliases(&self) -> &[String] {
         &self.aliases
@@ -63,39 +98,20 @@ impl ScalarUDFImpl for WindowFunction {
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        let least = 1 + self.intervals();
-        if types.len() < least || types.len() > least + 1 {
-            let form = if self.hop { "hop_starts(ts, slide, size [, offset])" } else { "tumble(ts, size [, offset])" };
-            return Err(user_error(
-                SqlState::UNDEFINED_FUNCTION,
-                format!("wrong number of arguments, expected {form}"),
-            ));
+        let most = 1 + self.kind.intervals().len();
+        if types.len() + 1 < most || types.len() > most {
+            return Err(wrong_arguments(self.kind.form()));
         }
-        let time = match &types[0] {
-            DataType::Date32 | DataType::Date64 => DataType::Timestamp(TimeUnit::Millisecond, None),
-            DataType::Null => DataType::Timestamp(TimeUnit::Microsecond, None),
-            t @ DataType::Timestamp(..) => t.clone(),
-            other => {
-                return Err(user_error(
-                    SqlState::DATATYPE_MISMATCH,
-                    format!("a time window needs a timestamp or date column, not {other}"),
-                ));
-            }
-        };
-        let interval = DataType::Interval(arrow::datatypes::IntervalUnit::MonthDayNano);
-        let rest = types[1..].iter().map(|t| match t {
-            DataType::Interval(_) | DataType::Duration(_) | DataType::Utf8 | DataType::Null => Ok(interval.clone()),
-            other => Err(user_error(
-                SqlState::DATATYPE_MISMATCH,
-                format!("the size of a time window is an interval, not {other}"),
-            )),
-        });
-        std::iter::once(Ok(time)).chain(rest).collect()
+        let rest = types[1..].iter().map(interval_type);
+        std::iter::once(time_type(&types[0])).chain(rest).collect()
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
         let start = types[0].clone();
-        Ok(if self.hop { DataType::List(Arc::new(Field::new_list_field(start, true))) } else { start })
+        Ok(match self.kind {
+            Kind::Tumble => start,
+            Kind::Hop | Kind::Cumulate => DataType::List(Arc::new(Field::new_list_field(start, true))),
+        })
     }
 
     /// Constant sizes are checked when the query is planned.
@@ -134,9 +150,44 @@ impl ScalarUDFImpl for WindowFunction {
     }
 }
 
+fn wrong_arguments(form: &str) -> DataFusionError {
+    user_error(SqlState::UNDEFINED_FUNCTION, format!("wrong number of arguments, expected {form}"))
+}
+
+/// The type a time column is taken as.
+fn time_type(t: &DataType) -> Result<DataType> {
+    match t {
+        DataType::Date32 | DataType::Date64 => Ok(DataType::Timestamp(TimeUnit::Millisecond, None)),
+        DataType::Null => Ok(DataType::Timestamp(TimeUnit::Microsecond, None)),
+        t @ DataType::Timestamp(..) => Ok(t.clone()),
+        other => Err(user_error(
+            SqlState::DATATYPE_MISMATCH,
+            format!("a time window needs a timestamp or date column, not {other}"),
+        )),
+    }
+}
+
+/// The type the size of a window is taken as.
+fn interval_type(t: &DataType) -> Result<DataType> {
+    match t {
+        DataType::Interval(_) | DataType::Duration(_) | DataType::Utf8 | DataType::Null => {
+            Ok(DataType::Interval(IntervalUnit::MonthDayNano))
+        }
+        other => {
+            let message = format!("the size of a time window is an interval, not {other}");
+            Err(user_error(SqlState::DATATYPE_MISMATCH, message))
+        }
+    }
+}
+
+fn out_of_range() -> DataFusionError {
+    user_error(SqlState::DATETIME_OVERFLOW, "timestamp out of range")
+}
+
 /// Intervals in ticks of the timestamp's unit.
 #[derive(Debug, Clone, Copy)]
 struct Spec {
+    /// Slide or step.
     slide: i64,
     size: i64,
     offset: i64,
@@ -144,63 +195,96 @@ struct Spec {
 
 impl WindowFunction {
     fn spec(&self, intervals: &[&ScalarValue], ticks: i64) -> Result<Spec> {
-        let names: &[&str] = if self.hop { &["slide", "size", "offset"] } else { &["size", "offset"] };
         let mut parts = Vec::with_capacity(intervals.len());
+        let names = self.kind.intervals();
         for (value, name) in intervals.iter().zip(names) {
             let n = interval_ticks(value, name, ticks)?;
-            if n <= 0 && *name != "offset" {
-                let message = format!("the {name} of a time window must be positive");
-                return Err(user_error(SqlState::INVALID_PARAMETER_VALUE, message));
+            if *name != "offset" {
+                positive(n, name)?;
             }
             parts.push(n);
         }
-        let (slide, size) = if self.hop { (parts[0], parts[1]) } else { (parts[0], parts[0]) };
-        if slide > size {
-            let message = "the slide of a hopping window is larger than its size";
-            return Err(DataFusionError::External(Box::new(
-                SqlError::new(SqlState::INVALID_PARAMETER_VALUE, message)
-                    .hint("The slide comes first, then the size: did you swap slide and size?"),
-            )));
+        let (slide, size) = if self.kind == Kind::Tumble { (parts[0], parts[0]) } else { (parts[0], parts[1]) };
+        let refused = |message: &str, hint: &str| {
+            let e = SqlError::new(SqlState::INVALID_PARAMETER_VALUE, message).hint(hint);
+            Err(DataFusionError::External(Box::new(e)))
+        };
+        match self.kind {
+            Kind::Hop if slide > size => {
+                return refused(
+                    "the slide of a hopping window is larger than its size",
+                    "The slide comes first, then the size: did you swap slide and size?",
+                );
+            }
+            Kind::Cumulate if size % slide != 0 => {
+                return refused(
+                    "the size of a cumulating window must be a multiple of its step",
+                    "The step comes first, then the size: did you swap step and size?",
+                );
+            }
+            _ => {}
         }
         if size / slide >= MAX_WINDOWS {
-            let message = "a row would be in too many hopping windows";
+            let message = match self.kind {
+                Kind::Cumulate => "a row would be in too many cumulating windows",
+                _ => "a row would be in too many hopping windows",
+            };
             return Err(user_error(SqlState::PROGRAM_LIMIT_EXCEEDED, message));
         }
-        Ok(Spec { slide, size, offset: parts.get(self.intervals()).copied().unwrap_or(0) })
+        Ok(Spec { slide, size, offset: parts.get(names.len() - 1).copied().unwrap_or(0) })
     }
 
     fn run<T: ArrowTimestampType>(&self, times: &ArrayRef, spec: Spec) -> Result<ArrayRef> {
         let times = times.as_primitive::<T>();
-        // The last window that a time is in; windows start every `slide`.
-        let last = |t: i64| -> Result<i64> {
+        // The last window of those that start every `every` that a time is in.
+        let last = |t: i64, every: i64| -> Result<i64> {
             let into = i128::from(t) - i128::from(spec.offset);
-            let start = i128::from(t) - into.rem_euclid(i128::from(spec.slide));
-            i64::try_from(start).map_err(|_| user_error(SqlState("22008"), "timestamp out of range"))
+            let start = i128::from(t) - into.rem_euclid(i128::from(every));
+            i64::try_from(start).map_err(|_| out_of_range())
         };
-        if !self.hop {
-            let starts: PrimitiveArray<T> = times.try_unary(last)?;
+        if self.kind == Kind::Tumble {
+            let starts: PrimitiveArray<T> = times.try_unary(|t| last(t, spec.size))?;
             return Ok(Arc::new(starts.with_data_type(times.data_type().clone())));
         }
-        let mut starts = Vec::with_capacity(times.len() * (spec.size / spec.slide) as usize);
+        let mut values = Vec::with_capacity(times.len() * (spec.size / spec.slide).min(64) as usize);
         let mut lengths = Vec::with_capacity(times.len());
         for t in times.iter() {
-            let before = starts.len();
-            if let Some(t) = t {
-                let last = last(t)?;
-                // Starts in (t - size, t], ascending.
-                let n = (spec.size - 1 - (t - last)) / spec.slide;
-                for i in (0..=n).rev() {
-                    let start = i.checked_mul(spec.slide).and_then(|d| last.checked_sub(d));
-                    starts.push(start.ok_or_else(|| user_error(SqlState("22008"), "timestamp out of range"))?);
+            let before = values.len();
+            match t {
+                None => {}
+                Some(t) if self.kind == Kind::Hop => {
+                    let last = last(t, spec.slide)?;
+                    // Starts in (t - size, t], ascending.
+                    let n = (spec.size - 1 - (t - last)) / spec.slide;
+                    for i in (0..=n).rev() {
+                        let start = i.checked_mul(spec.slide).and_then(|d| last.checked_sub(d));
+                        values.push(start.ok_or_else(out_of_range)?);
+                    }
+                }
+                Some(t) => {
+                    let start = last(t, spec.size)?;
+                    // Ends in (t, start + size], ascending.
+                    for i in (t - start) / spec.slide + 1..=spec.size / spec.slide {
+                        let end = i.checked_mul(spec.slide).and_then(|d| start.checked_add(d));
+                        values.push(end.ok_or_else(out_of_range)?);
+                    }
                 }
             }
-            lengths.push(starts.len() - before);
+            lengths.push(values.len() - before);
         }
-        let values = PrimitiveArray::<T>::from_iter_values(starts).with_data_type(times.data_type().clone());
+        let values = PrimitiveArray::<T>::from_iter_values(values).with_data_type(times.data_type().clone());
         let item = Arc::new(Field::new_list_field(times.data_type().clone(), true));
         let nulls = times.nulls().cloned();
         Ok(Arc::new(ListArray::new(item, OffsetBuffer::from_lengths(lengths), Arc::new(values), nulls)))
     }
+}
+
+/// Refuses sizes that are none.
+fn positive(n: i64, what: &str) -> Result<()> {
+    if n > 0 {
+        return Ok(());
+    }
+    Err(user_error(SqlState::INVALID_PARAMETER_VALUE, format!("the {what} of a time window must be positive")))
 }
 
 fn ticks_per_second(t: &DataType) -> Result<i64> {
@@ -215,7 +299,6 @@ fn ticks_per_second(t: &DataType) -> Result<i64> {
 
 /// An interval of constant length in ticks.
 fn interval_ticks(value: &ScalarValue, what: &str, ticks: i64) -> Result<i64> {
-    use arrow::datatypes::IntervalUnit;
     let value = value.cast_to(&DataType::Interval(IntervalUnit::MonthDayNano))?;
     let ScalarValue::IntervalMonthDayNano(Some(i)) = value else {
         let message = format!("the {what} of a time window must not be NULL");

@@ -11,6 +11,7 @@ use sqlparser::ast::{Expr, TableFactor, VisitMut, VisitorMut};
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
 use super::cursor::Cursor;
+use super::query::Foreign;
 use crate::error::{Result, SqlError};
 use crate::matching::clauses;
 
@@ -20,16 +21,16 @@ pub(crate) const RUNNING: &str = "__running";
 /// Around what is to be of the whole match.
 pub(crate) const FINAL: &str = "__final";
 
-/// Tokens `c.pos..to` without those that `skip` says, every MATCH_RECOGNIZE as sqlparser reads it.
-pub(super) fn tokens(c: &Cursor<'_>, to: usize, skip: &[bool]) -> Result<Vec<TokenWithSpan>> {
-    let mut writer = Writer { c: Cursor { end: to, ..c.clone() }, skip, out: Vec::with_capacity(to - c.pos.min(to)) };
+/// Tokens `c.pos..to` with the changes that `foreign` says, every MATCH_RECOGNIZE as sqlparser reads it.
+pub(super) fn tokens(c: &Cursor<'_>, to: usize, foreign: &Foreign) -> Result<Vec<TokenWithSpan>> {
+    let mut writer = Writer { c: Cursor { end: to, ..c.clone() }, foreign, out: Vec::with_capacity(to - c.pos.min(to)) };
     writer.write(c.pos, to, false)?;
     Ok(writer.out)
 }
 
 struct Writer<'a> {
     c: Cursor<'a>,
-    skip: &'a [bool],
+    foreign: &'a Foreign,
     out: Vec<TokenWithSpan>,
 }
 
@@ -62,7 +63,10 @@ impl Writer<'_> {
         while i < to {
             let Some(token) = self.c.src.tokens.get(i).map(|t| t.token.clone()) else { return Ok(()) };
             let span = token.span;
-            if self.skip.get(i - self.c.pos).copied().unwrap_or(false) {
+            for (_, tokens) in self.foreign.extra.iter().filter(|(before, _)| *before == i) {
+                self.out.extend(tokens.iter().cloned());
+            }
+            if self.foreign.skip.get(i - self.c.pos).copied().unwrap_or(false) {
                 i += 1;
             } else if self.is_match(i) {
                 self.out.push(token);

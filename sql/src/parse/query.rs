@@ -1,7 +1,9 @@
 //! Queries and DML through sqlparser, after our own clauses have been taken out of their tokens.
 
+use std::ops::Range;
+
 use sqlparser::ast::{self, SetExpr};
-use sqlparser::tokenizer::Token;
+use sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::cursor::{Cursor, run_sqlparser};
 use super::{asof, asof_condition, matches};
@@ -15,7 +17,7 @@ const WINDOWS: &[&str] = &["tumble", "hop", "cumulate", "session"];
 pub(crate) fn query(c: &mut Cursor<'_>, to: usize) -> Result<Box<ast::Query>> {
     let at = c.position();
     table_names(c, to)?;
-    let tokens = matches::tokens(c, to, &asof::rewrite(c, window_functions(c, to))?)?;
+    let tokens = asof::rewrite(c, matches::tokens(c, to, &window_functions(c, to))?)?;
     let mut q = run_sqlparser(c.src, c.pos, to, tokens, |p| p.parse_query())?;
     matches::restore(&mut q);
     asof_condition::mark(&mut q, c.src.text)?;
@@ -60,9 +62,18 @@ fn table_names(c: &Cursor<'_>, to: usize) -> Result<()> {
     Ok(())
 }
 
-/// Flink's `TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), ..))` becomes `TUMBLE(t, ts, ..)`, which sqlparser can read: true for
-/// the tokens to be left out.
-fn window_functions(c: &Cursor<'_>, to: usize) -> Vec<bool> {
+/// What the forms of other systems have that sqlparser does not read.
+#[derive(Default)]
+pub(super) struct Foreign {
+    /// For each token whether it is left out.
+    pub(super) skip: Vec<bool>,
+    /// Tokens to be put in before a token.
+    pub(super) extra: Vec<(usize, Vec<TokenWithSpan>)>,
+}
+
+/// Flink's `TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), ..))` becomes `TUMBLE(t, ts, ..)`, which sqlparser can read; so does
+/// `SESSION(TABLE t PARTITION BY k, DESCRIPTOR(ts), gap)`, as `SESSION(t, ts, gap, key => k)`.
+fn window_functions(c: &Cursor<'_>, to: usize) -> Foreign {
     let all = &c.src.tokens;
     let is_window = |i: usize| {
         all.get(i).is_some_and(|t| WINDOWS.iter().any(|w| t.is_word(w)))
@@ -75,6 +86,8 @@ fn window_functions(c: &Cursor<'_>, to: usize) -> Vec<bool> {
             *s = true;
         }
     };
+    // Further arguments, by the bracket they go before.
+    let mut keys: Vec<(usize, Vec<TokenWithSpan>)> = Vec::new();
     for i in c.pos..to {
         if all[i].is_word("table") && is_left(i + 1) && is_window(i + 2) {
             drop(i);
@@ -87,6 +100,10 @@ fn window_functions(c: &Cursor<'_>, to: usize) -> Vec<bool> {
                 let starts_argument = k == i + 2 || matches!(all[k - 1].token.token, Token::Comma | Token::RArrow);
                 if starts_argument && all[k].is_word("table") && !is_left(k + 1) {
                     drop(k);
+                    if let Some((range, named)) = partition_by(c, k + 1, close) {
+                        range.for_each(&mut drop);
+                        keys.push((close, named));
+                    }
                 }
                 if starts_argument && all[k].is_word("descriptor") && is_left(k + 1) {
                     drop(k);
@@ -96,7 +113,56 @@ fn window_functions(c: &Cursor<'_>, to: usize) -> Vec<bool> {
             }
         }
     }
-    skip
+    Foreign { skip, extra: keys }
+}
+
+/// `PARTITION BY a, b` or `PARTITION BY (a, b)` after a table's name at `from`: where it is, and `, key => a, key => b`. Without
+/// brackets the list ends where the next argument begins.
+fn partition_by(c: &Cursor<'_>, from: usize, close: usize) -> Option<(Range<usize>, Vec<TokenWithSpan>)> {
+    let all = &c.src.tokens;
+    let token = |i: usize| &all[i].token.token;
+    // The table's name has no comma in it.
+    let at = (from..close).take_while(|i| *token(*i) != Token::Comma).find(|i| all[*i].is_word("partition"))?;
+    if !all.get(at + 1).is_some_and(|t| t.is_word("by")) || at + 2 >= close {
+        return None;
+    }
+    let ends = |i: usize| all.get(i).is_some_and(|t| matches!(t.token.token, Token::Comma | Token::RParen));
+    let bracket = *token(at + 2) == Token::LParen && ends(c.closing(at + 2) + 1);
+    let (first, end, after) = match bracket {
+        true => (at + 3, c.closing(at + 2), c.closing(at + 2) + 1),
+        false => {
+            let starts_argument = |i: usize| {
+                all[i].is_word("descriptor")
+                    || (i + 1 < close && *token(i + 1) == Token::RArrow)
+                    || all[i].is_word("interval")
+            };
+            let mut i = at + 2;
+            while i < close && !(*token(i) == Token::Comma && i + 1 < close && starts_argument(i + 1)) {
+                i = if *token(i) == Token::LParen { c.closing(i) + 1 } else { i + 1 };
+            }
+            (at + 2, i.min(close), i.min(close))
+        }
+    };
+    let mut named = Vec::new();
+    let span = all[at].token.span;
+    let mut i = first;
+    let mut begins = true;
+    while i < end {
+        if begins {
+            let argument = [Token::Comma, Token::make_word("key", None), Token::RArrow];
+            named.extend(argument.into_iter().map(|t| TokenWithSpan::new(t, span)));
+            begins = false;
+        }
+        if *token(i) == Token::Comma {
+            begins = true;
+            i += 1;
+            continue;
+        }
+        let next = if *token(i) == Token::LParen { c.closing(i) + 1 } else { i + 1 };
+        named.extend((i..next.min(end)).map(|k| all[k].token.clone()));
+        i = next;
+    }
+    Some((at..after, named))
 }
 
 /// Where a trailing EMIT clause begins: an unquoted EMIT outside of brackets before a word that continues it.
@@ -213,7 +279,7 @@ pub(crate) fn query_statement(c: &mut Cursor<'_>) -> Result<Statement> {
 /// INSERT, UPDATE or DELETE.
 pub(crate) fn dml(c: &mut Cursor<'_>) -> Result<Statement> {
     let (from, to) = (c.pos, c.end);
-    let tokens = matches::tokens(c, to, &asof::rewrite(c, window_functions(c, to))?)?;
+    let tokens = asof::rewrite(c, matches::tokens(c, to, &window_functions(c, to))?)?;
     let mut s = run_sqlparser(c.src, from, to, tokens, |p| p.parse_statement())?;
     matches::restore(&mut s);
     asof_condition::mark(&mut s, c.src.text)?;

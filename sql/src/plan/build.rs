@@ -12,6 +12,7 @@ mod order;
 mod ranges;
 mod recompute;
 mod recursive;
+mod session;
 mod values;
 mod window;
 

@@ -152,7 +152,7 @@ fn never_final(watermark: bool) -> SqlError {
     let (why, hint) = if watermark {
         (
             "no column of the result is bounded by a watermark",
-            "Group by window_start or window_end of TUMBLE, HOP or another window, or keep the time column in the result.",
+            "Group by window_start or window_end of TUMBLE, HOP or CUMULATE or by window_end of SESSION, or keep the time column in the result.",
         )
     } else {
         (

@@ -201,6 +201,15 @@ impl Printer<'_> {
                 let kind = if *distinct { "union" } else { "union all" };
                 format!("Recursive {kind} ({}) rounds<={rounds_max}", all_names(&node.schema))
             }
+            IncOp::Session { partition, time, gap } => {
+                let schema = input(0);
+                let mut text = format!("Session gap={}", ticks_text(*gap, schema.field(*time).data_type()));
+                if !partition.is_empty() {
+                    text.push_str(&format!(" by ({})", names(schema, partition)));
+                }
+                text.push_str(&format!(" order ({})", name(schema, *time)));
+                text
+            }
             IncOp::Emit { column, every } => {
                 let final_by = column.map(|c| format!("final by {}", name(&node.schema, c)));
                 let every = every.map(|us| format!("every {} ms", us / 1_000));
@@ -295,12 +304,32 @@ impl Printer<'_> {
                     false => format!(", per ({})", names(input(0), &spec.shape.partition)),
                 };
                 format!("all input rows in order, and the rows of their matches{per}")
+            IncOp::Session { partition, .. } if partition.is_empty() => {
+                "the rows of sessions, in order of time".to_owned()
+            }
+            IncOp::Session { partition, .. } => {
+                format!("the rows of sessions, in order of time, per ({})", names(input(0), partition))
             }
             IncOp::Recompute { .. } => "all input rows and the last output".to_owned(),
             IncOp::Emit { .. } => "changes that are not out yet".to_owned(),
             _ => return None,
         })
     }
+}
+
+/// A length of time in the coarsest unit that it is a whole number of.
+fn ticks_text(ticks: i64, of: &DataType) -> String {
+    use arrow::datatypes::TimeUnit;
+    let nanos = match of {
+        DataType::Timestamp(TimeUnit::Second, _) => 1_000_000_000,
+        DataType::Timestamp(TimeUnit::Millisecond, _) => 1_000_000,
+        DataType::Timestamp(TimeUnit::Microsecond, _) => 1_000,
+        _ => 1,
+    };
+    let all = i128::from(ticks) * nanos;
+    let units = [(1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us"), (1, "ns")];
+    let (per, unit) = units.into_iter().find(|(per, _)| all % per == 0).unwrap_or((1, "ns"));
+    format!("{}{unit}", all / per)
 }
 
 fn reason(op: &IncOp) -> &str {

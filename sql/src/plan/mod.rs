@@ -416,6 +416,16 @@ pub enum IncOp {
         /// More rounds than this are an error.
         rounds_max: u32,
     },
+    /// Sessions. Output: the input row, then the first time of the row's session and its last time plus the gap; both NULL
+    /// in rows without a time.
+    Session {
+        /// What sessions are apart by.
+        partition: Vec<usize>,
+        /// The time column, a timestamp.
+        time: usize,
+        /// Rows that are less than this apart are in one session; in ticks of the time column's unit.
+        gap: i64,
+    },
     /// Holds changes back: EMIT ON WINDOW CLOSE and EMIT EVERY. See [`emit`].
     Emit {
         /// The time column by which rows become final: when its bound passes them. `None`: no row ever is.

@@ -166,6 +166,11 @@ enum OpFile {
         distinct: bool,
         rounds_max: u32,
     },
+    Session {
+        partition: Vec<usize>,
+        time: usize,
+        gap: i64,
+    },
     Emit {
         column: Option<usize>,
         every: Option<i64>,
@@ -362,6 +367,9 @@ impl NodeFile {
             IncOp::Recursive { step, distinct, rounds_max } => {
                 OpFile::Recursive { step: PlanFile::encode(step)?, distinct: *distinct, rounds_max: *rounds_max }
             }
+            IncOp::Session { partition, time, gap } => {
+                OpFile::Session { partition: partition.clone(), time: *time, gap: *gap }
+            }
             IncOp::Emit { column, every } => OpFile::Emit { column: *column, every: *every },
             IncOp::MatchRecognize { spec } => {
                 let exprs = |all: &[PlanExpr]| all.iter().map(expr_out).collect::<Result<Vec<_>>>();
@@ -457,6 +465,7 @@ impl NodeFile {
                 }
                 IncOp::Recursive { step: Box::new(step), distinct, rounds_max }
             }
+            OpFile::Session { partition, time, gap } => IncOp::Session { partition, time, gap },
             OpFile::Emit { column, every } => IncOp::Emit { column, every },
             OpFile::MatchRecognize { shape, slots, calls, conditions, measures } => {
                 let (slots, _) = ipc_in(&slots)?;

@@ -14,6 +14,7 @@
 mod linear;
 #[cfg(test)]
 mod tests;
+mod zone;
 
 use std::sync::Arc;
 
@@ -61,7 +62,8 @@ pub struct NodeTime {
     /// Its output columns.
     pub columns: Bounds,
     /// By input: rows in which a column is smaller than its bound here change nothing any more, so the operator may forget
-    /// what it keeps of them. Empty where nothing can be forgotten.
+    /// what it keeps of them. Empty where nothing can be forgotten. Of sessions: it may forget those that end at the bound
+    /// or before.
     pub forget: Vec<Bounds>,
 }
 
@@ -70,7 +72,7 @@ enum Rule {
     Unknown,
     /// A column, moved by so many microseconds.
     Moved(usize, i64),
-    /// A function that does not fall while one column grows.
+    /// A function that does not fall while one column grows, or the least it will be from a value of it on.
     Function {
         input: usize,
         expr: Arc<dyn PhysicalExpr>,
@@ -109,6 +111,14 @@ enum NodeRule {
         left: usize,
         right: usize,
         floors: Vec<Floor>,
+    },
+    /// Later rows are in sessions that end after the bound of their time.
+    Session {
+        width: usize,
+        partition: Vec<usize>,
+        time: usize,
+        /// The least that is later, in microseconds; 0 where the times are finer than that.
+        step: i64,
     },
     /// Only this column of the input goes on in order.
     Held {
@@ -198,6 +208,10 @@ fn rule(plan: &IncPlan, node: &IncNode) -> datafusion::common::Result<NodeRule> 
             found.retain(|f| (f.column < left) != (f.other < left));
             NodeRule::Join { kind: *kind, left, right, floors: found }
         }
+        IncOp::Session { partition, time, .. } => {
+            let fine = matches!(input(0).field(*time).data_type(), DataType::Timestamp(TimeUnit::Nanosecond, _));
+            NodeRule::Session { width, partition: partition.clone(), time: *time, step: i64::from(!fine) }
+        }
         IncOp::Emit { column, .. } => NodeRule::Held { width, column: *column },
         // A right row gives a left row of any age another partner.
         IncOp::AsOf { .. } | IncOp::Recompute { keys: None, .. } | IncOp::Recursive { .. } => NodeRule::Nothing { width },
@@ -212,7 +226,10 @@ fn column_rule(e: &PlanExpr, schema: &Schema) -> datafusion::common::Result<Rule
         return Ok(Rule::Moved(column, micros));
     }
     Ok(match monotone(&e.expr, schema) {
-        Some(input) => Rule::Function { input, expr: e.compile(&permissive(schema))? },
+        Some(input) => {
+            let e = PlanExpr { expr: zone::at_least(e.expr.clone())? };
+            Rule::Function { input, expr: e.compile(&permissive(schema))? }
+        }
         None => Rule::Unknown,
     })
 }
@@ -312,6 +329,20 @@ impl NodeRule {
                 NodeTime { columns, forget }
             }
             Self::Join { kind, left, right, floors } => join(*kind, *left, *right, floors, inputs),
+            Self::Session { width, partition, time, step } => {
+                let given = inputs[0];
+                let mut columns: Bounds = vec![None; *width];
+                for c in partition {
+                    columns[*c] = given.get(*c).copied().flatten();
+                }
+                let bound = given.get(*time).copied().flatten();
+                // A session that a later row is in, is put into or was taken out of is not over at the bound: it ends after.
+                // It may have begun at any time.
+                columns[*width - 1] = bound.map(|b| b.plus(*step));
+                let mut forget: Bounds = vec![None; given.len()];
+                forget[*time] = bound;
+                NodeTime { columns, forget: vec![forget] }
+            }
             Self::Held { width, column } => {
                 let mut columns: Bounds = vec![None; *width];
                 if let Some(c) = column {

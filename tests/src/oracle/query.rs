@@ -499,10 +499,12 @@ impl<'a> Queries<'a> {
             .collect();
         let Some((relation, ts)) = timed.choose(self.rng).cloned() else { return self.aggregate(0) };
         let alias = self.alias();
-        let call = if self.rng.random_bool(0.5) {
-            format!("TUMBLE({}, {ts}, INTERVAL '20 seconds')", relation.name)
-        } else {
-            format!("HOP({}, {ts}, INTERVAL '10 seconds', INTERVAL '30 seconds')", relation.name)
+        let name = &relation.name;
+        let call = match self.rng.random_range(0..5) {
+            0 => format!("TUMBLE({name}, {ts}, INTERVAL '20 seconds')"),
+            1 => format!("HOP({name}, {ts}, INTERVAL '10 seconds', INTERVAL '30 seconds')"),
+            2 => format!("CUMULATE({name}, {ts}, INTERVAL '10 seconds', INTERVAL '30 seconds')"),
+            _ => return self.session(&relation, &ts),
         };
         let cols = qualify(&alias, &relation.cols);
         let (first, first_ty) = self.aggregate_call(&cols);

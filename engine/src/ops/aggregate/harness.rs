@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, Float64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::hash::hash_rows;
-use crate::ops::{DeltaOp, ErrorSet, Shard, SlotDelta, TickCx};
+use crate::ops::{DeltaOp, ErrorSet, OpTime, Shard, SlotDelta, TickCx};
 use crate::time::{Epoch, Timestamp};
 use crate::zset::ZBatch;
 
@@ -37,6 +37,8 @@ pub(in crate::ops) struct Rig {
     pub errors: ErrorSet,
     pub emitted: usize,
     pub chunk_rows: usize,
+    /// What operators are told of event time.
+    pub time: OpTime,
 }
 
 impl Rig {
@@ -50,6 +52,7 @@ impl Rig {
             errors: ErrorSet::default(),
             emitted: 0,
             chunk_rows: 8192,
+            time: OpTime::default(),
         };
         rig.start(shards);
         rig
@@ -77,7 +80,7 @@ impl Rig {
                 clock: Timestamp(0),
                 errors: &mut self.errors,
                 chunk_rows: self.chunk_rows,
-                time: &crate::ops::NO_TIME,
+                time: &self.time,
             };
             for (port, b) in batches {
                 let keys: Vec<_> = self.route.iter().map(|k| b.rows.column(*k).clone()).collect();

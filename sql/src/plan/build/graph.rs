@@ -64,7 +64,8 @@ impl Builder<'_> {
             IncOp::Join { kind, .. } => *kind == JoinKind::Inner,
             IncOp::SetOp { kind } => *kind == SetOpKind::IntersectAll,
             IncOp::Aggregate { .. } | IncOp::TopN { .. } | IncOp::TopRank { .. } => false,
-            IncOp::AsOf { .. } | IncOp::Over { .. } | IncOp::MatchRecognize { .. } | IncOp::Recompute { .. } => false,
+            IncOp::AsOf { .. } | IncOp::Over { .. } | IncOp::Session { .. } => false,
+            IncOp::MatchRecognize { .. } | IncOp::Recompute { .. } => false,
             IncOp::Recursive { .. } => false, // given by what its step does
             // Which of them it is depends on lateness: given where it is made.
             IncOp::Emit { .. } => false,
@@ -84,7 +85,7 @@ impl Builder<'_> {
             IncOp::Values { .. } => vec![Distribution::Single],
             IncOp::Map { exprs: None, .. } | IncOp::Distinct | IncOp::SetOp { .. } => of(0).to_vec(),
             IncOp::AsOf { .. } | IncOp::Emit { .. } => of(0).to_vec(),
-            IncOp::TopN { .. } | IncOp::TopRank { .. } | IncOp::Over { .. } => of(0).to_vec(),
+            IncOp::TopN { .. } | IncOp::TopRank { .. } | IncOp::Over { .. } | IncOp::Session { .. } => of(0).to_vec(),
             IncOp::MatchRecognize { spec } => {
                 moved(of(0), |c| spec.shape.output.iter().position(|o| *o == OutputColumn::Column(c)))
             }

@@ -69,6 +69,9 @@ impl Builder<'_> {
 
     /// The functions of one PARTITION BY and ORDER BY over a native input.
     pub(super) fn window(&mut self, window: &Window) -> Planned {
+        if let Some(session) = self.session_window(window)? {
+            return Ok(session);
+        }
         let calls = window.window_expr.iter().map(|e| match e.clone().unalias() {
             Expr::WindowFunction(f) => Ok(*f),
             _ => recompute("a window function of this form"),

@@ -56,10 +56,15 @@ pub(super) fn linear(e: &Expr, schema: &Schema) -> Option<(usize, i64)> {
     }
 }
 
-/// A DATE moves by whole days only.
+/// A column moves by whole units of its own only: less is rounded.
 fn moved(c: usize, before: i64, k: i64, schema: &Schema) -> Option<(usize, i64)> {
-    let days = *schema.fields().get(c)?.data_type() == DataType::Date32;
-    (!days || k % 86_400_000_000 == 0).then_some((c, before.checked_add(k)?))
+    let unit = match schema.fields().get(c)?.data_type() {
+        DataType::Date32 => 86_400_000_000,
+        DataType::Timestamp(TimeUnit::Second, _) => 1_000_000,
+        DataType::Timestamp(TimeUnit::Millisecond, _) => 1_000,
+        _ => 1,
+    };
+    (k % unit == 0).then_some((c, before.checked_add(k)?))
 }
 
 /// An interval of constant length, in microseconds.
@@ -89,7 +94,8 @@ fn interval_micros(e: &Expr) -> Option<i64> {
     }
 }
 
-/// The column an expression does not fall with, if it depends on nothing else.
+/// The column an expression does not fall with, if it depends on nothing else. Of what a clock shows the least from a moment
+/// on is meant, see [`super::zone`].
 pub(super) fn monotone(e: &Expr, schema: &Schema) -> Option<usize> {
     if let Some((c, _)) = linear(e, schema) {
         return Some(c);
@@ -104,8 +110,8 @@ pub(super) fn monotone(e: &Expr, schema: &Schema) -> Option<usize> {
         }
         Expr::ScalarFunction(f) => {
             let at = match f.name() {
-                "tumble_start" | "tumble" | "hop_starts" | "cumulate_ends" => 0,
-                "date_trunc" | "date_bin" => 1,
+                "tumble_start" | "hop_starts" | "cumulate_ends" | "tumble_zone_start" | "tumble_zone_end" => 0,
+                "date_trunc" | "date_bin" | super::zone::TIMEZONE => 1,
                 _ => return None,
             };
             let time = f.args.get(at)?;

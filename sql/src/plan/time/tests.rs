@@ -35,7 +35,7 @@ async fn seconds(sql: &str) -> Vec<Option<i64>> {
 
 #[tokio::test]
 async fn bounds_follow_expressions() {
-    let cases: [(&str, &[Option<i64>]); 12] = [
+    let cases: [(&str, &[Option<i64>]); 18] = [
         ("select ts, k from e", &[Some(60), None]),
         ("select ts + interval '5 seconds', ts - interval '1 minute' from e", &[Some(65), Some(0)]),
         ("select date_trunc('hour', ts), k from e", &[Some(0), None]),
@@ -51,6 +51,35 @@ async fn bounds_follow_expressions() {
             "select window_start, window_end from hop(e, ts, interval '10 seconds', interval '30 seconds')",
             &[Some(40), Some(70)],
         ),
+        // The first end that is later than a minute.
+        (
+            "select window_start, window_end from cumulate(e, ts, interval '15 seconds', interval '45 seconds')",
+            &[Some(45), Some(75)],
+        ),
+        // A session that is not over at a minute ends after it; it may have begun at any time.
+        (
+            "select ts, k, window_start, window_end from session(e, ts, interval '10 seconds', k)",
+            &[None, None, None, Some(60)],
+        ),
+        (
+            "select window_end, k, count(*) from session(e, ts, interval '10 seconds', k) group by window_end, k",
+            &[Some(60), None, None],
+        ),
+        (
+            "select window_start, window_end from tumble((select ts at time zone 'UTC' as t from e), t, interval '1 day', \
+             timezone => 'Europe/Berlin')",
+            &[Some(-3_600), Some(82_800)],
+        ),
+        (
+            "select date_trunc('day', ts at time zone 'UTC', 'Europe/Berlin'), \
+             cast(ts at time zone 'UTC' at time zone 'Europe/Berlin' as date) from e",
+            &[Some(-3_600), Some(0)],
+        ),
+        (
+            "select hop_end from (select hop_end(ts, interval '10 seconds', interval '20 seconds') from e \
+          group by hop(ts, interval '10 seconds', interval '20 seconds')) as x",
+            &[Some(70)],
+        ),
         ("select ts from e union all select ts - interval '10 seconds' from e", &[Some(50)]),
         ("select ts from e union all select c from (select cast(null as timestamp) as c from t) as x", &[None]),
         ("select a.ts, b.ts from e a join e b on a.k = b.k", &[None, None]),
@@ -59,6 +88,34 @@ async fn bounds_follow_expressions() {
     for (sql, want) in cases {
         assert_eq!(seconds(sql).await, want, "{sql}");
     }
+}
+
+#[tokio::test]
+async fn a_clock_that_will_be_put_back_shows_less_again() {
+    // On 25 October 2026 at 01:00Z the clock goes from three to two.
+    let at = |text: &str| chrono::DateTime::parse_from_rfc3339(text).unwrap().timestamp_micros();
+    let sql = "select ts at time zone 'UTC' at time zone 'Europe/Berlin' from e";
+    let plan = plan(&test_state(), sql).await;
+    let rules = TimeRules::new(&plan).unwrap();
+    for (mark, least) in [
+        ("2026-10-24T22:30:00Z", "2026-10-25T00:30:00Z"),
+        ("2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z"),
+        ("2026-10-25T01:00:00Z", "2026-10-25T02:00:00Z"),
+    ] {
+        let source = |_: RelationId| vec![None, Some(Bound::At(at(mark))), None];
+        let nodes = rules.propagate(&plan, &source);
+        assert_eq!(nodes[plan.output.0 as usize].columns, [Some(Bound::At(at(least)))], "{mark}");
+    }
+}
+
+#[tokio::test]
+async fn less_than_a_columns_unit_is_rounded() {
+    // A microsecond before a millisecond is the millisecond before.
+    let sql = "select c - interval '1 microsecond' from (select cast(ts as timestamp(3)) as c from e) as x";
+    let plan = plan(&test_state(), sql).await;
+    let nodes = TimeRules::new(&plan).unwrap().propagate(&plan, &source);
+    let bound = nodes[plan.output.0 as usize].columns[0].map(Bound::micros);
+    assert!(bound.is_some_and(|b| b <= MARK - 1_000), "{bound:?}");
 }
 
 #[tokio::test]

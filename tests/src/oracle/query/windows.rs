@@ -3,7 +3,7 @@
 use rand::Rng as _;
 use rand::seq::IndexedRandom as _;
 
-use super::{Queries, Query, qualify};
+use super::{Queries, Query, Relation, qualify};
 use crate::oracle::values::{Col, Ty};
 
 const INTEGERS: &[Ty] = &[Ty::Int, Ty::Big];
@@ -80,6 +80,46 @@ impl Queries<'_> {
             out.push(Col { name, ty });
         }
         Query { sql: format!("SELECT {} FROM ({}) AS {q}", items.join(", "), inner.sql), cols: out }
+    }
+
+    /// Sessions of a relation: its rows with their sessions, or an aggregate of each.
+    pub(super) fn session(&mut self, relation: &Relation, ts: &str) -> Query {
+        let alias = self.alias();
+        let cols = qualify(&alias, &relation.cols);
+        let key = match relation.cols.choose(self.rng) {
+            Some(c) if self.rng.random_bool(0.7) => Some(c.clone()),
+            _ => None,
+        };
+        let gap = ["3 seconds", "10 seconds", "1 minute"].choose(self.rng).copied().unwrap_or("10 seconds");
+        let by = key.as_ref().map_or(String::new(), |k| format!(", {}", k.name));
+        let call = format!("SESSION({}, {ts}, INTERVAL '{gap}'{by}) AS {alias}", relation.name);
+        let ends = format!("{alias}.window_start AS x0, {alias}.window_end AS x1");
+        let mut out: Vec<Col> = (0..2).map(|i| Col { name: format!("x{i}"), ty: Ty::Timestamp }).collect();
+        let mut add = |ty: Ty| {
+            out.push(Col { name: format!("x{}", out.len()), ty });
+        };
+        let sql = if self.rng.random_bool(0.5) {
+            let mut items = Vec::new();
+            for c in &relation.cols {
+                items.push(format!(", {alias}.{} AS x{}", c.name, items.len() + 2));
+                add(c.ty);
+            }
+            format!("SELECT {ends}{} FROM {call}", items.concat())
+        } else {
+            let (n, ty) = self.aggregate_call(&cols);
+            add(ty);
+            match &key {
+                Some(k) => {
+                    add(k.ty);
+                    format!(
+                        "SELECT {ends}, {n} AS x2, {alias}.{0} AS x3 FROM {call} GROUP BY 1, 2, {alias}.{0}",
+                        k.name
+                    )
+                }
+                None => format!("SELECT {ends}, {n} AS x2 FROM {call} GROUP BY 1, 2"),
+            }
+        };
+        Query { sql, cols: out }
     }
 
     /// ROLLUP, CUBE and GROUPING SETS.
