@@ -304,6 +304,7 @@ impl Printer<'_> {
                     false => format!(", per ({})", names(input(0), &spec.shape.partition)),
                 };
                 format!("all input rows in order, and the rows of their matches{per}")
+            }
             IncOp::Session { partition, .. } if partition.is_empty() => {
                 "the rows of sessions, in order of time".to_owned()
             }
