@@ -5,8 +5,10 @@ pub(crate) mod data_errors;
 mod errors;
 mod names;
 mod numbers;
+mod operators;
 mod rewrite;
 mod rows;
+mod syntax;
 mod unsupported;
 mod window_tvf;
 
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use datafusion::config::Dialect;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::planner::ExprPlanner;
-use datafusion::logical_expr::{AggregateUDF, LogicalPlan, ScalarUDF, WindowUDF};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
@@ -31,7 +33,7 @@ use sqlparser::ast;
 use crate::decorrelate::Decorrelate;
 use crate::error::{Result, SqlState};
 use crate::functions::cast::CastRewrite;
-use crate::functions::{self, signed};
+use crate::functions;
 use crate::optimize;
 
 use names::Clashes;
@@ -45,23 +47,6 @@ pub use numbers::plan_expression;
 pub const CATALOG: &str = "millstream";
 /// The schema every session starts in.
 pub const SCHEMA: &str = "public";
-
-/// Second names of default functions that ours keep when they take their place.
-const OTHER_NAMES: &[&str] = &[
-    "datepart",
-    "datetrunc",
-    "mean",
-    "var",
-    "var_sample",
-    "var_population",
-    "stddev_samp",
-    "quantile_cont",
-    "make_list",
-    "list_length",
-    "array_length",
-    "power",
-    "log10",
-];
 
 /// A fresh session state with our functions, analyzer and optimizer rules and options. Tables are added by the caller
 /// (catalog `millstream`, default schema `public`).
@@ -113,35 +98,10 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     let mut builder = builder
         .with_physical_optimizer_rules(optimize::physical_rules(rules))
         .with_type_planner(Arc::new(numbers::TypesOfTime));
-    builder.expr_planners().get_or_insert_default().insert(1, Arc::new(numbers::NumberOperators));
-    let replace = |f: &mut Arc<WindowUDF>| *f = signed::window(f).unwrap_or_else(|| Arc::clone(f));
-    builder.window_functions().get_or_insert_default().iter_mut().for_each(replace);
-    let replace = |f: &mut Arc<ScalarUDF>| *f = signed::scalar(f).unwrap_or_else(|| Arc::clone(f));
-    builder.scalar_functions().get_or_insert_default().iter_mut().for_each(replace);
-    let replace = |f: &mut Arc<AggregateUDF>| *f = signed::aggregate(f).unwrap_or_else(|| Arc::clone(f));
-    builder.aggregate_functions().get_or_insert_default().iter_mut().for_each(replace);
-    // Ours take the place of the default ones of the same name, under all their names: a default one that stayed under
-    // another name would come back when a state is made from this one, where the order of functions is chance.
-    let aggregates = builder.aggregate_functions().get_or_insert_default();
-    for ours in functions::aggregates() {
-        let theirs: Vec<_> = aggregates.extract_if(.., |f| f.name() == ours.name()).collect();
-        let mut kept =
-            OTHER_NAMES.iter().copied().filter(|n| theirs.iter().any(|f| f.aliases().iter().any(|a| a == n)));
-        aggregates.push(match kept.next() {
-            None => ours,
-            Some(first) => Arc::new(ours.as_ref().clone().with_aliases(std::iter::once(first).chain(kept))),
-        });
-    }
-    let scalars = builder.scalar_functions().get_or_insert_default();
-    for ours in functions::scalars() {
-        let theirs: Vec<_> = scalars.extract_if(.., |f| f.name() == ours.name()).collect();
-        let mut kept =
-            OTHER_NAMES.iter().copied().filter(|n| theirs.iter().any(|f| f.aliases().iter().any(|a| a == n)));
-        scalars.push(match kept.next() {
-            None => ours,
-            Some(first) => Arc::new(ours.as_ref().clone().with_aliases(std::iter::once(first).chain(kept))),
-        });
-    }
+    let planners = builder.expr_planners().get_or_insert_default();
+    planners.insert(1, Arc::new(operators::Operators));
+    planners.insert(2, Arc::new(numbers::NumberOperators));
+    functions::replace_defaults(&mut builder);
     let mut state = builder.build();
     register_rewrites(&mut state);
     state
@@ -197,7 +157,7 @@ pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) ->
 async fn plan_named(state: &SessionState, mut query: ast::Query, text: &str) -> Result<LogicalPlan> {
     rows::rewrite(&mut query)?;
     rewrite::rewrite(&mut query)?;
-    numbers::plain_syntax(&mut query);
+    syntax::expressions(&mut query)?;
     let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
     state.statement_to_plan(statement).await.map_err(|e| from_datafusion_in(e, text, &relation_names(state)))
 }

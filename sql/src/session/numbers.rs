@@ -8,7 +8,6 @@
 //! - `extract` and `AT TIME ZONE` are functions of ours, see [`crate::functions`].
 //! - A constant with an exponent is a float (SQL calls it approximate), any other with a point is a decimal.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
@@ -28,7 +27,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 use sqlparser::ast;
 
-use super::from_datafusion;
+use super::{from_datafusion, syntax};
 use crate::error::Result;
 use crate::functions::arithmetic::{Arithmetic, negate, operands};
 use crate::functions::cast::as_cast;
@@ -46,81 +45,8 @@ const OF_FLOATS: &[&str] =
 pub fn plan_expression(state: &SessionState, text: &str, schema: &DFSchema) -> Result<Expr> {
     let dialect = state.config().options().sql_parser.dialect;
     let mut parsed = state.sql_to_expr_with_alias(text, &dialect).map_err(from_datafusion)?;
-    plain_syntax(&mut parsed.expr);
+    syntax::expressions(&mut parsed.expr)?;
     state.create_logical_expr_from_sql_expr(parsed, schema).map_err(from_datafusion)
-}
-
-/// Constants with an exponent become floats, `AT TIME ZONE` the function it stands for, and casts to `VARCHAR(n)` cut.
-pub(super) fn plain_syntax<T: ast::VisitMut>(query: &mut T) {
-    struct Plain;
-    impl ast::VisitorMut for Plain {
-        type Break = ();
-        fn post_visit_expr(&mut self, e: &mut ast::Expr) -> ControlFlow<()> {
-            if let ast::Expr::AtTimeZone { timestamp, time_zone } = e {
-                *e = call("timezone", vec![time_zone.as_ref().clone(), timestamp.as_ref().clone()]);
-                return ControlFlow::Continue(());
-            }
-            if let ast::Expr::Cast { kind: ast::CastKind::Cast | ast::CastKind::DoubleColon, data_type, .. } = e
-                && let Some(length) = length_of(data_type)
-            {
-                let length = ast::Expr::Value(ast::Value::Number(length.to_string(), false).into());
-                *e = call("left", vec![e.clone(), length]);
-                return ControlFlow::Continue(());
-            }
-            if let ast::Expr::Value(v) = e
-                && let ast::Value::Number(text, _) = &v.value
-                && text.contains(['e', 'E'])
-                && !text.starts_with("0x")
-                && !text.starts_with("0X")
-            {
-                let value = ast::Value::SingleQuotedString(text.replace('_', "")).with_span(v.span);
-                *e = ast::Expr::Cast {
-                    kind: ast::CastKind::DoubleColon,
-                    expr: Box::new(ast::Expr::Value(value)),
-                    data_type: ast::DataType::DoublePrecision,
-                    array: false,
-                    format: None,
-                };
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    // The visitor never breaks.
-    let _ = ast::VisitMut::visit(query, &mut Plain);
-}
-
-fn call(name: &str, args: Vec<ast::Expr>) -> ast::Expr {
-    let arg = |e: ast::Expr| ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e));
-    let args = ast::FunctionArgumentList {
-        duplicate_treatment: None,
-        args: args.into_iter().map(arg).collect(),
-        clauses: Vec::new(),
-    };
-    ast::Expr::Function(ast::Function {
-        name: ast::ObjectName::from(vec![ast::Ident::new(name)]),
-        uses_odbc_syntax: false,
-        parameters: ast::FunctionArguments::None,
-        args: ast::FunctionArguments::List(args),
-        filter: None,
-        null_treatment: None,
-        over: None,
-        within_group: Vec::new(),
-    })
-}
-
-/// How much text a cast to a character type leaves.
-fn length_of(t: &ast::DataType) -> Option<u64> {
-    use ast::DataType as T;
-    match t {
-        T::Varchar(Some(n)) | T::CharVarying(Some(n)) | T::CharacterVarying(Some(n)) => match n {
-            ast::CharacterLength::IntegerLength { length, .. } => Some(*length),
-            ast::CharacterLength::Max => None,
-        },
-        T::Char(Some(ast::CharacterLength::IntegerLength { length, .. }))
-        | T::Character(Some(ast::CharacterLength::IntegerLength { length, .. })) => Some(*length),
-        T::Char(None) | T::Character(None) => Some(1),
-        _ => None,
-    }
 }
 
 /// Times have microseconds in queries as in tables.
