@@ -1,15 +1,19 @@
 //! The one DataFusion session set-up: same functions, rules and options for views and for ad-hoc SELECT, so that
 //! both always agree.
 
+mod agree;
 pub(crate) mod data_errors;
 mod errors;
 mod names;
 mod numbers;
 mod operators;
+mod order;
 mod rewrite;
 mod rows;
 mod syntax;
+mod unnested;
 mod unsupported;
+mod using;
 mod window_tvf;
 
 #[cfg(test)]
@@ -140,6 +144,7 @@ pub fn session_state_for_views() -> SessionState {
 /// `text` is the statement's text, for positions in errors.
 pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) -> Result<LogicalPlan> {
     let mut query = query.clone();
+    rewrite::fetch_first(&mut query)?;
     window_tvf::rewrite(&mut query, text)?;
     unsupported::check_syntax(&query)?;
     // Names are those of the text: they are given before it is rewritten.
@@ -155,9 +160,12 @@ pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) ->
 }
 
 async fn plan_named(state: &SessionState, mut query: ast::Query, text: &str) -> Result<LogicalPlan> {
+    using::rewrite(&mut query)?;
+    order::rewrite(&mut query)?;
     rows::rewrite(&mut query)?;
     rewrite::rewrite(&mut query)?;
     syntax::expressions(&mut query)?;
+    unnested::rewrite(&mut query);
     let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
     state.statement_to_plan(statement).await.map_err(|e| from_datafusion_in(e, text, &relation_names(state)))
 }

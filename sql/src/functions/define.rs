@@ -153,20 +153,14 @@ pub(super) enum Kind {
     Long,
     /// `DOUBLE PRECISION`, from any number.
     Double,
-    /// `BOOLEAN`.
-    Bool,
     /// `BYTEA`.
     Bytes,
     /// `INTERVAL`, also from its text.
     Interval,
     /// `TIMESTAMP`, also from a date or text.
     Timestamp,
-    /// `TIMESTAMPTZ`, also from any time or text.
-    Timestamptz,
     /// `DATE`, also from text.
     Date,
-    /// `text[]`, also from its text.
-    Texts,
 }
 
 /// True for the text types.
@@ -192,18 +186,12 @@ impl Kind {
             Self::Text => (text, T::Utf8View),
             Self::Long => (given.is_integer(), T::Int64),
             Self::Double => (given.is_numeric(), T::Float64),
-            Self::Bool => (*given == T::Boolean, T::Boolean),
             Self::Bytes => (is_bytes(given), T::Binary),
             Self::Interval => (text || matches!(given, T::Interval(_) | T::Duration(_)), interval_type()),
             Self::Timestamp => {
                 (text || matches!(given, T::Date32 | T::Date64 | T::Timestamp(_, None)), types::timestamp())
             }
-            Self::Timestamptz => (text || matches!(given, T::Date32 | T::Timestamp(..)), types::timestamptz()),
             Self::Date => (text || matches!(given, T::Date32 | T::Date64), T::Date32),
-            Self::Texts => {
-                let list = matches!(given, T::List(f) if is_text(f.data_type()) || *f.data_type() == T::Null);
-                (text || list, types::list_of(T::Utf8View))
-            }
         };
         (ok || null).then_some(to)
     }

@@ -13,6 +13,7 @@ mod format;
 pub mod json;
 pub(crate) mod math;
 pub mod moments;
+pub(crate) mod opaque;
 mod other;
 mod registry;
 pub(crate) mod signed;
@@ -58,7 +59,7 @@ fn scalars() -> Vec<Arc<ScalarUDF>> {
         .chain(format::functions())
         .chain(math::functions())
         .chain(text::functions())
-        .chain([sign, ceil, cast::function(), single_row()])
+        .chain([sign, ceil, cast::function(), opaque::function(), single_row()])
         .map(Arc::new)
         .collect()
 }

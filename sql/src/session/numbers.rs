@@ -27,11 +27,12 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 use sqlparser::ast;
 
-use super::{from_datafusion, syntax};
+use super::{agree, from_datafusion, syntax};
 use crate::error::Result;
 use crate::functions::arithmetic::{Arithmetic, negate, operands};
 use crate::functions::cast::as_cast;
 use crate::functions::datetime::extract;
+use crate::functions::math::round_to_even;
 use crate::types::{timestamp, timestamptz};
 
 /// Functions whose arguments must be of one type.
@@ -214,9 +215,22 @@ impl FunctionRewrite for NumberRewrite {
                 let expr = all.pop().map_or_else(|| l.expr.clone(), Box::new);
                 Expr::InList(InList::new(expr, list, l.negated))
             }),
-            Expr::Case(case) => rewrite_case(case, schema),
+            Expr::Case(case) => match agree::case(case, schema)? {
+                Some(typed) => Some(rewrite_case(&typed, schema).unwrap_or(Expr::Case(typed))),
+                None => rewrite_case(case, schema),
+            },
             Expr::ScalarFunction(f) if ONE_TYPE.contains(&f.name()) => {
-                uniform(&f.args, schema).map(|args| with_args(f, args))
+                let what = f.name().to_uppercase();
+                let typed = if f.name() == "nvl2" { None } else { agree::expressions(&f.args, schema, &what)? };
+                match typed {
+                    Some(args) => Some(with_args(f, uniform(&args, schema).unwrap_or(args))),
+                    None => uniform(&f.args, schema).map(|args| with_args(f, args)),
+                }
+            }
+            Expr::ScalarFunction(f) if f.name() == "round" && f.args.len() == 1 => {
+                let double = f.args[0].get_type(schema).is_ok_and(|t| t.is_floating());
+                let even = || ScalarFunction::new_udf(Arc::new(round_to_even()), f.args.clone());
+                double.then(|| Expr::ScalarFunction(even()))
             }
             Expr::ScalarFunction(f) if OF_FLOATS.contains(&f.name()) => {
                 floats(&f.args, schema).map(|args| with_args(f, args))
@@ -330,7 +344,10 @@ impl AnalyzerRule for MixedColumns {
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> DfResult<LogicalPlan> {
         let done = plan.transform_up_with_subqueries(|node| match node {
-            LogicalPlan::Union(u) => union(u),
+            LogicalPlan::Union(u) => match agree::union(&u)? {
+                Some(typed) => Ok(Transformed::yes(union(typed)?.data)),
+                None => union(u),
+            },
             LogicalPlan::Values(v) => values(v),
             other => Ok(Transformed::no(other)),
         })?;

@@ -356,6 +356,11 @@ fn function(f: &mut ast::Function) -> Option<Expr> {
     let name = f.name.to_string().to_lowercase();
     if let Some(inner) = ["json_agg", "jsonb_agg"].iter().find(|n| **n == name) {
         f.name = ast::ObjectName::from(vec![ast::Ident::new("array_agg")]);
+        if let ast::FunctionArguments::List(list) = &mut f.args
+            && let [ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e))] = list.args.as_mut_slice()
+        {
+            *e = call(if *inner == "json_agg" { "to_json" } else { "to_jsonb" }, vec![take(e)]);
+        }
         return Some(call(&format!("{inner}_text"), vec![Expr::Function(f.clone())]));
     }
     let ast::FunctionArguments::List(list) = &mut f.args else { return None };
@@ -384,7 +389,8 @@ fn named_parts(args: &mut Vec<ast::FunctionArg>) {
     for (i, arg) in args.iter().enumerate() {
         let (at, e) = match arg {
             ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e)) => (Some(i), e),
-            ast::FunctionArg::Named { name, arg: ast::FunctionArgExpr::Expr(e), .. } => {
+            ast::FunctionArg::Named { name, arg: ast::FunctionArgExpr::Expr(e), .. }
+            | ast::FunctionArg::ExprNamed { name: Expr::Identifier(name), arg: ast::FunctionArgExpr::Expr(e), .. } => {
                 (make::PARTS.iter().position(|p| name.value.eq_ignore_ascii_case(p)), e)
             }
             _ => return,
