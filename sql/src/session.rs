@@ -25,8 +25,8 @@ use std::sync::Arc;
 
 use datafusion::config::Dialect;
 use datafusion::execution::{SessionState, SessionStateBuilder};
-use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
@@ -36,8 +36,8 @@ use sqlparser::ast;
 
 use crate::decorrelate::Decorrelate;
 use crate::error::{Result, SqlState};
-use crate::functions::cast::CastRewrite;
 use crate::functions;
+use crate::functions::cast::CastRewrite;
 use crate::optimize;
 
 use names::Clashes;
@@ -165,7 +165,7 @@ async fn plan_named(state: &SessionState, mut query: ast::Query, text: &str) -> 
     rows::rewrite(&mut query)?;
     rewrite::rewrite(&mut query)?;
     syntax::expressions(&mut query)?;
-    unnested::rewrite(&mut query);
+    unnested::rewrite(&mut query)?;
     let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
     state.statement_to_plan(statement).await.map_err(|e| from_datafusion_in(e, text, &relation_names(state)))
 }

@@ -8,8 +8,8 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanBuilder, DynComparator, Int32Builder, ListArray, ListBuilder, UInt32Array, UInt64Array,
-    make_comparator,
+    Array, ArrayRef, AsArray, BooleanBuilder, DynComparator, Int32Builder, ListArray, ListBuilder, UInt32Array,
+    UInt64Array, make_comparator,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::kernels::cmp;
@@ -527,7 +527,13 @@ fn compared(c: &Call<'_>, any: bool) -> Result<ArrayRef> {
             }
             false => each.value(e - first) == any,
         });
-        out.append_option(if decided { Some(any) } else if unknown { None } else { Some(!any) });
+        out.append_option(if decided {
+            Some(any)
+        } else if unknown {
+            None
+        } else {
+            Some(!any)
+        });
     }
     Ok(Arc::new(out.finish()))
 }

@@ -289,7 +289,9 @@ impl Encoding {
         match plain.as_str() {
             "utf8" | "unicode" | "sqlascii" => Ok(Self::Utf8),
             "latin1" | "iso88591" => Ok(Self::Latin1),
-            _ => Err(SqlError::unsupported(format!("encoding \"{name}\" is not supported")).hint("Use UTF8 or LATIN1.")),
+            _ => {
+                Err(SqlError::unsupported(format!("encoding \"{name}\" is not supported")).hint("Use UTF8 or LATIN1."))
+            }
         }
     }
 
@@ -309,7 +311,8 @@ impl Encoding {
     }
 
     fn from(&self, bytes: &[u8]) -> Result<String, SqlError> {
-        let bad = || SqlError::new(SqlState::CHARACTER_NOT_IN_REPERTOIRE, "invalid byte sequence for encoding \"UTF8\"");
+        let bad =
+            || SqlError::new(SqlState::CHARACTER_NOT_IN_REPERTOIRE, "invalid byte sequence for encoding \"UTF8\"");
         match self {
             Self::Utf8 if bytes.contains(&0) => Err(bad()),
             Self::Utf8 => String::from_utf8(bytes.to_vec()).map_err(|_| bad()),

@@ -22,8 +22,9 @@ use arrow::array::{
 };
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Decimal256Type, DurationMicrosecondType, Field, FieldRef, Float32Type,
-    Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit,
-    Time64MicrosecondType, TimeUnit, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType,
+    IntervalUnit, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type,
+    UInt64Type,
 };
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
@@ -239,7 +240,9 @@ fn from_text(texts: &StringArray, to: &DataType) -> Result<ArrayRef> {
             let (months, days, micros) = read_interval(s, None, None)?;
             match micros.checked_mul(1000) {
                 Some(nanos) => Ok(IntervalMonthDayNano::new(months, days, nanos)),
-                None => Err(SqlError::new(SqlState::INTERVAL_FIELD_OVERFLOW, format!("interval out of range: \"{s}\""))),
+                None => {
+                    Err(SqlError::new(SqlState::INTERVAL_FIELD_OVERFLOW, format!("interval out of range: \"{s}\"")))
+                }
             }
         })?),
         Binary | LargeBinary | BinaryView => {

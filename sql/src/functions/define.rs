@@ -253,4 +253,3 @@ impl Call<'_> {
         Ok(Arc::new((0..self.rows).map(one).collect::<Result<BooleanArray>>()?))
     }
 }
-

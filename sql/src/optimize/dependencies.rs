@@ -9,8 +9,8 @@ use std::sync::Arc;
 use datafusion::common::FunctionalDependencies;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
-use datafusion::logical_expr::logical_plan::Unnest;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::logical_plan::Unnest;
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
@@ -21,9 +21,8 @@ const TRUSTING: &[&str] = &["replace_distinct_aggregate", "optimize_projections"
 
 /// The rules, where those that look at dependencies see none that are wrong.
 pub(super) fn guarded(rules: Vec<Rule>) -> Vec<Rule> {
-    let guard = |rule: Rule| -> Rule {
-        if TRUSTING.contains(&rule.name()) { Arc::new(Guarded { rule }) } else { rule }
-    };
+    let guard =
+        |rule: Rule| -> Rule { if TRUSTING.contains(&rule.name()) { Arc::new(Guarded { rule }) } else { rule } };
     rules.into_iter().map(guard).collect()
 }
 
@@ -86,7 +85,9 @@ mod tests {
         let v: ArrayRef = Arc::new(Int64Array::from(vec![7, 7, 7, 8]));
         let context = context(2, &[("t", vec![("k", k), ("v", v)])]);
         let lists = "(SELECT k, unnest(vs) AS v FROM (SELECT k, array_agg(v) AS vs FROM t GROUP BY k) g) e";
-        let rows = |sql: String| run(&context, &sql).unwrap_or_else(|e| panic!("{sql}: {e}")).iter().map(|b| b.num_rows()).sum::<usize>();
+        let rows = |sql: String| {
+            run(&context, &sql).unwrap_or_else(|e| panic!("{sql}: {e}")).iter().map(|b| b.num_rows()).sum::<usize>()
+        };
         assert_eq!(rows(format!("SELECT DISTINCT k, v FROM {lists}")), 3);
         assert_eq!(rows(format!("SELECT DISTINCT k FROM {lists}")), 2);
         assert_eq!(rows(format!("SELECT k, v, count(*) FROM {lists} GROUP BY k, v")), 3);

@@ -51,9 +51,11 @@ pub fn batch_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 }
 
 fn safe_rules() -> impl Iterator<Item = Arc<dyn OptimizerRule + Send + Sync>> {
-    let rules = dependencies::guarded(push_down_filter::guarded(Optimizer::new().rules)).into_iter().map(|rule| match rule.name() {
-        "eliminate_cross_join" => Arc::new(cross_join::EliminateCrossJoinByEquality::default()),
-        _ => rule,
+    let rules = dependencies::guarded(push_down_filter::guarded(Optimizer::new().rules)).into_iter().map(|rule| {
+        match rule.name() {
+            "eliminate_cross_join" => Arc::new(cross_join::EliminateCrossJoinByEquality::default()),
+            _ => rule,
+        }
     });
     // Conditions that the one above took out of joins become join keys again.
     rules.chain([Arc::new(ExtractEquijoinPredicate::new()) as Arc<dyn OptimizerRule + Send + Sync>])

@@ -57,8 +57,7 @@ fn common(types: &[(DataType, bool)], what: &str) -> Result<Option<DataType>> {
             None => first = Some((t, f)),
             Some((_, known)) if known == f => {}
             Some((other, _)) => {
-                let message =
-                    format!("{what} types {} and {} cannot be matched", display_name(other), display_name(t));
+                let message = format!("{what} types {} and {} cannot be matched", display_name(other), display_name(t));
                 return Err(DataFusionError::External(Box::new(SqlError::new(SqlState::DATATYPE_MISMATCH, message))));
             }
         }
@@ -79,7 +78,10 @@ pub(super) fn expressions<'a>(
         return Ok(None);
     };
     let Some(to) = common(&types, what)? else { return Ok(None) };
-    all.into_iter().map(|e| if is_literal(e) { typed(e.clone(), &to) } else { Ok(e.clone()) }).collect::<Result<_>>().map(Some)
+    all.into_iter()
+        .map(|e| if is_literal(e) { typed(e.clone(), &to) } else { Ok(e.clone()) })
+        .collect::<Result<_>>()
+        .map(Some)
 }
 
 /// A CASE whose results agree.

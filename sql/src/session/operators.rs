@@ -67,8 +67,10 @@ impl ExprPlanner for Operators {
         raw: RawFieldAccessExpr,
         schema: &DFSchema,
     ) -> Result<PlannerResult<RawFieldAccessExpr>> {
-        if !matches!(raw.expr.get_type(schema), Ok(DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..)))
-        {
+        if !matches!(
+            raw.expr.get_type(schema),
+            Ok(DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..))
+        ) {
             return Ok(PlannerResult::Original(raw));
         }
         let (name, args) = match raw.field_access {

@@ -40,11 +40,13 @@ pub(super) fn fetch_first(query: &mut Query) -> Result<()> {
             match &mut query.limit_clause {
                 None => {
                     let limit = Some(rows);
-                    query.limit_clause = Some(ast::LimitClause::LimitOffset { limit, offset: None, limit_by: Vec::new() });
+                    query.limit_clause =
+                        Some(ast::LimitClause::LimitOffset { limit, offset: None, limit_by: Vec::new() });
                 }
                 Some(ast::LimitClause::LimitOffset { limit: limit @ None, .. }) => *limit = Some(rows),
                 Some(_) => {
-                    let error = SqlError::new(crate::error::SqlState::SYNTAX_ERROR, "multiple LIMIT clauses not allowed");
+                    let error =
+                        SqlError::new(crate::error::SqlState::SYNTAX_ERROR, "multiple LIMIT clauses not allowed");
                     return ControlFlow::Break(error);
                 }
             }

@@ -47,7 +47,9 @@ fn expression(e: &mut Expr) -> Result<Option<Expr>> {
             call("left", vec![e.clone(), number(length)])
         }
         Expr::Value(v) => match &v.value {
-            Value::Number(text, _) if text.contains(['e', 'E']) && !text.starts_with("0x") && !text.starts_with("0X") => {
+            Value::Number(text, _)
+                if text.contains(['e', 'E']) && !text.starts_with("0x") && !text.starts_with("0X") =>
+            {
                 let value = Value::SingleQuotedString(text.replace('_', "")).with_span(v.span);
                 cast_to(Expr::Value(value), ast::DataType::DoublePrecision)
             }
@@ -307,7 +309,9 @@ fn quantified(name: &str, left: &mut Expr, op: &Op, right: &mut Expr, plain: Op)
     while let Expr::Nested(inner) = list {
         list = inner;
     }
-    if matches!(list, Expr::Subquery(_)) || (*op == plain && !is_literal(list)) {
+    // Constants in brackets are a list for DataFusion, and it knows ALL of other arrays.
+    let theirs = *op == plain && (matches!(list, Expr::Array(_)) || (plain == Op::NotEq && !is_literal(list)));
+    if matches!(list, Expr::Subquery(_)) || theirs {
         return None;
     }
     let symbol = match op {
@@ -349,8 +353,7 @@ fn like_any(e: &Expr) -> Result<Option<Expr>> {
 }
 
 /// Functions whose first argument is `BYTEA`: a literal there is one.
-const OF_BYTES: &[&str] =
-    &["encode", "convert_from", "get_byte", "set_byte", "sha224", "sha256", "sha384", "sha512"];
+const OF_BYTES: &[&str] = &["encode", "convert_from", "get_byte", "set_byte", "sha224", "sha256", "sha384", "sha512"];
 
 fn function(f: &mut ast::Function) -> Option<Expr> {
     let name = f.name.to_string().to_lowercase();
@@ -390,9 +393,9 @@ fn named_parts(args: &mut Vec<ast::FunctionArg>) {
         let (at, e) = match arg {
             ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e)) => (Some(i), e),
             ast::FunctionArg::Named { name, arg: ast::FunctionArgExpr::Expr(e), .. }
-            | ast::FunctionArg::ExprNamed { name: Expr::Identifier(name), arg: ast::FunctionArgExpr::Expr(e), .. } => {
-                (make::PARTS.iter().position(|p| name.value.eq_ignore_ascii_case(p)), e)
-            }
+            | ast::FunctionArg::ExprNamed {
+                name: Expr::Identifier(name), arg: ast::FunctionArgExpr::Expr(e), ..
+            } => (make::PARTS.iter().position(|p| name.value.eq_ignore_ascii_case(p)), e),
             _ => return,
         };
         // What is no part of an interval gets its error where the function is planned.

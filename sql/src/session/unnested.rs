@@ -3,50 +3,71 @@
 
 use std::ops::ControlFlow;
 
-use sqlparser::ast::{self, Expr, Query, Select, SelectItem, SetExpr, TableFactor, VisitMut, VisitorMut};
+use sqlparser::ast::{self, Expr, Ident, Query, SelectItem, SetExpr, TableFactor, VisitMut, VisitorMut};
 
+use super::rewrite::template;
 use super::syntax::call;
+use crate::error::{Result, SqlError};
 use crate::functions::opaque::OPAQUE;
 
-/// Hides the columns of such select lists.
-pub(super) fn rewrite(query: &mut Query) {
+/// Hides those columns.
+pub(super) fn rewrite(query: &mut Query) -> Result<()> {
     struct Lists;
+    fn flow(done: Result<()>) -> ControlFlow<SqlError> {
+        match done {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(e) => ControlFlow::Break(e),
+        }
+    }
     impl VisitorMut for Lists {
-        type Break = ();
-        fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
-            if let TableFactor::Derived { subquery, .. } = factor {
-                hide(subquery);
+        type Break = SqlError;
+        fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<SqlError> {
+            match factor {
+                TableFactor::Derived { subquery, .. } => flow(hide(subquery)),
+                _ => ControlFlow::Continue(()),
             }
-            ControlFlow::Continue(())
         }
-        fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
-            for cte in query.with.iter_mut().flat_map(|w| &mut w.cte_tables) {
-                hide(&mut cte.query);
-            }
-            ControlFlow::Continue(())
+        fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
+            let mut ctes = query.with.iter_mut().flat_map(|w| &mut w.cte_tables);
+            flow(ctes.try_for_each(|cte| hide(&mut cte.query)))
         }
     }
-    // The visitor never breaks.
-    let _ = query.visit(&mut Lists);
-}
-
-fn hide(query: &mut Query) {
-    // An ORDER BY would not find the columns any more.
-    if query.order_by.is_none() {
-        hide_in(&mut query.body);
+    match query.visit(&mut Lists) {
+        ControlFlow::Break(e) => Err(e),
+        ControlFlow::Continue(()) => Ok(()),
     }
 }
 
-fn hide_in(body: &mut SetExpr) {
-    match body {
-        SetExpr::Select(select) => hide_columns(select),
-        SetExpr::Query(query) => hide(query),
-        SetExpr::SetOperation { left, right, .. } => {
-            hide_in(left);
-            hide_in(right);
-        }
-        _ => {}
+/// Puts such a query into one that names its columns, those beside the `unnest` behind a call.
+fn hide(query: &mut Query) -> Result<()> {
+    let SetExpr::Select(select) = query.body.as_ref() else { return Ok(()) };
+    if !select.projection.iter().any(unnests) {
+        return Ok(());
     }
+    // The names of a wildcard are not known here.
+    let Some(outputs) = select.projection.iter().map(output).collect::<Option<Vec<_>>>() else { return Ok(()) };
+    let inner = std::mem::replace(query, template("SELECT 1 FROM (SELECT 1) AS \"__unnested\"")?);
+    let SetExpr::Select(outer) = query.body.as_mut() else { return Ok(()) };
+    let item = |(name, repeated): (Ident, bool)| {
+        let column = Expr::Identifier(name.clone());
+        SelectItem::ExprWithAlias { expr: if repeated { call(OPAQUE, vec![column]) } else { column }, alias: name }
+    };
+    outer.projection = outputs.into_iter().map(item).collect();
+    if let Some(TableFactor::Derived { subquery, .. }) = outer.from.first_mut().map(|f| &mut f.relation) {
+        **subquery = inner;
+    }
+    Ok(())
+}
+
+/// The name of a column, and whether it is repeated for every element.
+fn output(item: &SelectItem) -> Option<(Ident, bool)> {
+    let name = match item {
+        SelectItem::ExprWithAlias { alias, .. } => alias.clone(),
+        SelectItem::UnnamedExpr(Expr::Identifier(name)) => name.clone(),
+        SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => parts.last()?.clone(),
+        _ => return None,
+    };
+    Some((name, !unnests(item)))
 }
 
 fn unnests(item: &SelectItem) -> bool {
@@ -58,29 +79,4 @@ fn unnests(item: &SelectItem) -> bool {
         _ => ControlFlow::Continue(()),
     })
     .is_break()
-}
-
-fn hide_columns(select: &mut Select) {
-    if !select.projection.iter().any(unnests) {
-        return;
-    }
-    for item in &mut select.projection {
-        let (e, name) = match item {
-            SelectItem::UnnamedExpr(e @ Expr::Identifier(_)) | SelectItem::UnnamedExpr(e @ Expr::CompoundIdentifier(_)) => {
-                let name = match &*e {
-                    Expr::Identifier(name) => Some(name.clone()),
-                    Expr::CompoundIdentifier(parts) => parts.last().cloned(),
-                    _ => None,
-                };
-                (e.clone(), name)
-            }
-            SelectItem::ExprWithAlias { expr: e @ (Expr::Identifier(_) | Expr::CompoundIdentifier(_)), alias } => {
-                (e.clone(), Some(alias.clone()))
-            }
-            _ => continue,
-        };
-        if let Some(alias) = name {
-            *item = SelectItem::ExprWithAlias { expr: call(OPAQUE, vec![e]), alias };
-        }
-    }
 }

@@ -128,7 +128,11 @@ fn written_out(from: &mut TableWithJoins) -> Result<Vec<Merged>> {
                             columns[at].of.push(right.clone());
                         }
                         None => {
-                            columns.push(Merged { name: name.clone(), value, of: vec![names[0].clone(), right.clone()] });
+                            columns.push(Merged {
+                                name: name.clone(),
+                                value,
+                                of: vec![names[0].clone(), right.clone()],
+                            });
                         }
                     }
                 }

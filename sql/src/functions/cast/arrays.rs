@@ -197,7 +197,10 @@ mod tests {
         check_values(&[
             ("'{1, 2,NULL}'::int[]::text", "{1,2,NULL}"),
             ("'{}'::int[]::text", "{}"),
-            ("'{a,\"b c\",\"\",null,\"null\",\"q\\\"\\\\\"}'::text[]::text", "{a,\"b c\",\"\",NULL,\"null\",\"q\\\"\\\\\"}"),
+            (
+                "'{a,\"b c\",\"\",null,\"null\",\"q\\\"\\\\\"}'::text[]::text",
+                "{a,\"b c\",\"\",NULL,\"null\",\"q\\\"\\\\\"}",
+            ),
             ("ARRAY[[1,2],[3,4]]::text", "{{1,2},{3,4}}"),
             ("ARRAY[true,NULL]::text", "{t,NULL}"),
             ("'{2026-01-01}'::date[]::text", "{2026-01-01}"),

@@ -65,7 +65,9 @@ const DEFS: &[Def] = &[
                 let whole_day = h == 24 && m == 0 && us == 0.0;
                 match (whole_day || (0..24).contains(&h)) && (0..60).contains(&m) && (0.0..=6e7).contains(&us) {
                     true => Ok(Some((h * 60 + m) * 60_000_000 + us as i64)),
-                    false => fail(SqlState::DATETIME_OVERFLOW, format!("time field value out of range: {h}:{m:02}:{s:02}")),
+                    false => {
+                        fail(SqlState::DATETIME_OVERFLOW, format!("time field value out of range: {h}:{m:02}:{s:02}"))
+                    }
                 }
             })
         },

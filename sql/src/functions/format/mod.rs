@@ -14,9 +14,7 @@ mod write;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray};
-use arrow::datatypes::{
-    DataType, Date32Type, Float64Type, IntervalMonthDayNanoType, TimestampMicrosecondType,
-};
+use arrow::datatypes::{DataType, Date32Type, Float64Type, IntervalMonthDayNanoType, TimestampMicrosecondType};
 use datafusion::error::Result;
 use datafusion::logical_expr::ScalarUDF;
 
@@ -95,8 +93,7 @@ fn to_char_takes(given: &[DataType]) -> Option<Vec<DataType>> {
         Interval(_) | Duration(_) | Time32(_) | Time64(_) => interval_type(),
         t if t.is_integer() => Int64,
         t if t.is_floating() => Float64,
-        // In its digits.
-        Decimal32(..) | Decimal64(..) | Decimal128(..) | Decimal256(..) => Utf8View,
+        t if t.is_decimal() => t.clone(),
         _ => return None,
     };
     Some(vec![value, Kind::Text.from(format)?])
@@ -168,10 +165,9 @@ fn to_timestamp(c: &Call<'_>) -> Result<ArrayRef> {
             c.primitives::<TimestampMicrosecondType>(|row| {
                 let us = (seconds.value(row) * 1e6).round_ties_even();
                 match us.is_nan() || us.abs() >= 9.2e18 {
-                    true => fail(
-                        SqlState::DATETIME_OVERFLOW,
-                        format!("timestamp out of range: \"{}\"", seconds.value(row)),
-                    ),
+                    true => {
+                        fail(SqlState::DATETIME_OVERFLOW, format!("timestamp out of range: \"{}\"", seconds.value(row)))
+                    }
                     false => Ok(Some(us as i64)),
                 }
             })
@@ -191,7 +187,5 @@ fn to_date(c: &Call<'_>) -> Result<ArrayRef> {
         return Ok(Arc::clone(one));
     }
     let mut patterns = Patterns::default();
-    c.primitives::<Date32Type>(|row| {
-        read::date(c.text(0).value(row), patterns.get(c.text(1).value(row))).map(Some)
-    })
+    c.primitives::<Date32Type>(|row| read::date(c.text(0).value(row), patterns.get(c.text(1).value(row))).map(Some))
 }

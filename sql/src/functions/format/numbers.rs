@@ -91,7 +91,11 @@ impl Format {
                     Piece::Point if point => return Err(bad("multiple decimal points")),
                     Piece::Point => point = true,
                     Piece::Nine | Piece::Zero => {
-                        if point { out.after += 1 } else { out.before += 1 }
+                        if point {
+                            out.after += 1
+                        } else {
+                            out.before += 1
+                        }
                         let at = out.before + out.after;
                         if *piece == Piece::Zero {
                             out.first_zero.get_or_insert(at);
@@ -126,9 +130,9 @@ impl Format {
         Ok(out)
     }
 
-    /// True if the sign has no place of its own.
+    /// True if a minus has no place of its own.
     fn plain_sign(&self) -> bool {
-        self.sign_at.is_none() && !self.pieces.iter().any(|p| matches!(p, Piece::Minus | Piece::Plus | Piece::Either))
+        self.sign_at.is_none() && !self.pieces.iter().any(|p| matches!(p, Piece::Minus | Piece::Either))
     }
 }
 
@@ -400,7 +404,11 @@ pub(super) fn read(text: &str, format: &str) -> Result<String, SqlError> {
                 if let Some(c) = rest.chars().next().filter(char::is_ascii_digit) {
                     let room = if point { fraction < parsed.after } else { whole < parsed.before };
                     if room {
-                        if point { fraction += 1 } else { whole += 1 }
+                        if point {
+                            fraction += 1
+                        } else {
+                            whole += 1
+                        }
                         digits.push(c);
                         rest = &rest[1..];
                     }

@@ -42,17 +42,24 @@ impl<'a> Values<'a> {
             return None;
         }
         Some(match self.call.args[i].as_boolean_opt() {
-            Some(column) => if column.value(self.row) { "t" } else { "f" },
+            Some(column) => {
+                if column.value(self.row) {
+                    "t"
+                } else {
+                    "f"
+                }
+            }
             None => self.call.text(i).value(self.row),
         })
     }
 
     fn get(&self, i: usize) -> Text<Option<&'a str>> {
         match i {
-            0 => fail(SqlState::INVALID_PARAMETER_VALUE, "format specifies argument 0, but arguments are numbered from 1"),
-            i if i >= self.call.args.len() => {
-                fail(SqlState::INVALID_PARAMETER_VALUE, "too few arguments for format()")
-            }
+            0 => fail(
+                SqlState::INVALID_PARAMETER_VALUE,
+                "format specifies argument 0, but arguments are numbered from 1",
+            ),
+            i if i >= self.call.args.len() => fail(SqlState::INVALID_PARAMETER_VALUE, "too few arguments for format()"),
             i => Ok(self.of(i)),
         }
     }
@@ -97,7 +104,10 @@ fn formatted(pattern: &str, values: &Values<'_>) -> Text<String> {
             width = match values.get(at)? {
                 None => 0,
                 Some(text) => text.trim().parse().map_err(|_| {
-                    SqlError::new(SqlState::INVALID_TEXT_REPRESENTATION, format!("invalid width \"{text}\" of format()"))
+                    SqlError::new(
+                        SqlState::INVALID_TEXT_REPRESENTATION,
+                        format!("invalid width \"{text}\" of format()"),
+                    )
                 })?,
             };
             spec = tail;
@@ -112,14 +122,18 @@ fn formatted(pattern: &str, values: &Values<'_>) -> Text<String> {
             'I' => match values.get(at)? {
                 Some(name) => quote::identifier(name),
                 None => {
-                    return fail(SqlState::NULL_VALUE_NOT_ALLOWED, "null values cannot be formatted as an SQL identifier");
+                    return fail(
+                        SqlState::NULL_VALUE_NOT_ALLOWED,
+                        "null values cannot be formatted as an SQL identifier",
+                    );
                 }
             },
             'L' => values.get(at)?.map_or_else(|| "NULL".to_owned(), quote::literal),
             other => {
                 let message = format!("unrecognized format() type specifier \"{other}\"");
-                return Err(SqlError::new(SqlState::INVALID_PARAMETER_VALUE, message)
-                    .hint("For a single \"%\" use \"%%\"."));
+                return Err(
+                    SqlError::new(SqlState::INVALID_PARAMETER_VALUE, message).hint("For a single \"%\" use \"%%\".")
+                );
             }
         };
         next = at + 1;

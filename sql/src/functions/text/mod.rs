@@ -18,20 +18,16 @@ use crate::types::list_of;
 
 /// The functions of this module.
 pub(super) fn functions() -> Vec<ScalarUDF> {
-    let length = |name, aliases, run| Def {
-        name,
-        aliases,
-        takes: text_or_bytes,
-        gives: |_| DataType::Int32,
-        strict: true,
-        run,
-    };
+    let length =
+        |name, aliases, run| Def { name, aliases, takes: text_or_bytes, gives: |_| DataType::Int32, strict: true, run };
     let mut all = udfs(&[
         length("character_length", &["length", "char_length"], |c| {
-            c.primitives::<Int32Type>(|row| Ok(Some(match c.args[0].data_type() {
-                DataType::Binary => c.args[0].as_binary::<i32>().value(row).len() as i32,
-                _ => characters(c.text(0).value(row)),
-            })))
+            c.primitives::<Int32Type>(|row| {
+                Ok(Some(match c.args[0].data_type() {
+                    DataType::Binary => c.args[0].as_binary::<i32>().value(row).len() as i32,
+                    _ => characters(c.text(0).value(row)),
+                }))
+            })
         }),
         length("octet_length", &[], |c| c.primitives::<Int32Type>(|row| Ok(Some(bytes(c, row))))),
         length("bit_length", &[], |c| {
@@ -65,7 +61,9 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
             run: |c| {
                 let values = c.text(0);
                 let one = |row| if values.is_null(row) { "NULL".to_owned() } else { quote::literal(values.value(row)) };
-                Ok(std::sync::Arc::new((0..c.rows).map(|row| Some(one(row))).collect::<arrow::array::StringViewArray>()))
+                Ok(std::sync::Arc::new(
+                    (0..c.rows).map(|row| Some(one(row))).collect::<arrow::array::StringViewArray>(),
+                ))
             },
         },
         format::DEF,

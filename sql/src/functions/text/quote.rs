@@ -48,7 +48,9 @@ mod tests {
     #[test]
     fn what_sql_would_read_otherwise_is_quoted() {
         assert!(KEYWORDS.is_sorted());
-        for (name, quoted) in [("abc_1", "abc_1"), ("Abc", "\"Abc\""), ("select", "\"select\""), ("", "\"\""), ("a\"b", "\"a\"\"b\"")] {
+        for (name, quoted) in
+            [("abc_1", "abc_1"), ("Abc", "\"Abc\""), ("select", "\"select\""), ("", "\"\""), ("a\"b", "\"a\"\"b\"")]
+        {
             assert_eq!(identifier(name), quoted);
         }
         assert_eq!(literal("it's"), "'it''s'");

@@ -363,7 +363,8 @@ mod tests {
 
     #[test]
     fn patterns_of_similar_to() {
-        let matches = |pattern: &str, text: &str| Regex::new(&similar(pattern, Some('\\')).unwrap()).unwrap().is_match(text);
+        let matches =
+            |pattern: &str, text: &str| Regex::new(&similar(pattern, Some('\\')).unwrap()).unwrap().is_match(text);
         for (pattern, text, expected) in [
             ("a%", "abc", true),
             ("a%", "bac", false),
