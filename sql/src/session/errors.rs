@@ -144,6 +144,7 @@ fn plan_error(message: &str, text: &str, relations: &[String]) -> SqlError {
     } else if lower.contains("non-boolean predicate") {
         SqlState::DATATYPE_MISMATCH
     } else if lower.contains("group by")
+        || lower.contains("calls cannot be nested")
         || lower.contains("aggregate functions are not allowed")
         || lower.contains("must appear in")
         || lower.contains("nested aggregate")

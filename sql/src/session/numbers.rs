@@ -237,7 +237,14 @@ impl FunctionRewrite for NumberRewrite {
             }
             Expr::AggregateFunction(a) => {
                 // Fractions of percentiles.
-                let fixed: Vec<Expr> = a.params.args.iter().enumerate().map(|(i, e)| constant_fraction(i, e)).collect();
+                let mut fixed: Vec<Expr> =
+                    a.params.args.iter().enumerate().map(|(i, e)| constant_fraction(i, e)).collect();
+                // Zeros of both signs are one value.
+                if a.params.distinct && a.params.order_by.is_empty() {
+                    for e in &mut fixed {
+                        *e = plain_zero(e, schema);
+                    }
+                }
                 (fixed != a.params.args).then(|| {
                     let mut new: AggregateFunction = a.clone();
                     new.params.args = fixed;
@@ -255,6 +262,19 @@ impl FunctionRewrite for NumberRewrite {
 
 fn with_args(f: &ScalarFunction, args: Vec<Expr>) -> Expr {
     Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&f.func), args))
+}
+
+/// A float without negative zeros.
+fn plain_zero(e: &Expr, schema: &DFSchema) -> Expr {
+    let zero = || Expr::Literal(ScalarValue::Float64(Some(0.0)), None);
+    let done = operands(e).is_some_and(|(_, _, r)| *r == zero());
+    match e.get_type(schema) {
+        Ok(DataType::Float64) if !done && !matches!(e, Expr::Literal(..)) => {
+            let add = Arc::new(Arithmetic::Add.function());
+            Expr::ScalarFunction(ScalarFunction::new_udf(add, vec![e.clone(), zero()]))
+        }
+        _ => e.clone(),
+    }
 }
 
 fn constant_fraction(i: usize, e: &Expr) -> Expr {
