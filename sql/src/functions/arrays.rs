@@ -4,16 +4,19 @@
 //!
 //! Arrays begin with the subscript 1, and one with several dimensions is an array of arrays.
 
+mod search;
+#[cfg(test)]
+mod tests;
+
 use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanBuilder, DynComparator, Int32Builder, ListArray, ListBuilder, UInt32Array,
-    UInt64Array, make_comparator,
+    Array, ArrayRef, AsArray, BooleanBuilder, DynComparator, ListArray, UInt32Array, UInt64Array, make_comparator,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::kernels::cmp;
-use arrow::compute::{SortOptions, interleave, take};
+use arrow::compute::{SortOptions, take};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::ScalarUDF;
@@ -23,6 +26,7 @@ use super::cast::cast;
 use super::define::{Call, Def, Kind, fail, is_text, udfs, user};
 use crate::error::{SqlError, SqlState};
 use crate::types::list_of;
+use search::{array_position, array_positions, array_remove, array_replace};
 
 /// `a[i]`
 pub(crate) const SUBSCRIPT: &str = "array_subscript";
@@ -394,103 +398,6 @@ fn subscript(c: &Call<'_>) -> Result<ArrayRef> {
     if out.data_type() == c.to { Ok(out) } else { cast(&out, c.to) }
 }
 
-/// Whether the element and the value of a row are the same, both NULL included.
-struct Same<'a> {
-    values: &'a ArrayRef,
-    sought: &'a ArrayRef,
-    compare: DynComparator,
-}
-
-impl<'a> Same<'a> {
-    fn new(c: &'a Call<'_>) -> Result<Self> {
-        let (values, sought) = (c.list(0).values(), &c.args[1]);
-        Ok(Self { values, sought, compare: comparator(values, sought)? })
-    }
-
-    fn at(&self, element: usize, row: usize) -> bool {
-        match (self.values.is_null(element), self.sought.is_null(row)) {
-            (false, false) => (self.compare)(element, row) == Ordering::Equal,
-            (a, b) => a && b,
-        }
-    }
-}
-
-fn one_dimension(c: &Call<'_>, what: &str) -> Result<()> {
-    match element(c.args[0].data_type()).and_then(element) {
-        None => Ok(()),
-        Some(_) => Err(user(SqlError::unsupported(format!("{what} of multidimensional arrays is not supported")))),
-    }
-}
-
-fn array_position(c: &Call<'_>) -> Result<ArrayRef> {
-    one_dimension(c, "searching for elements")?;
-    let (list, same) = (c.list(0), Same::new(c)?);
-    let mut out = Int32Builder::with_capacity(c.rows);
-    for row in 0..c.rows {
-        let from = match c.args.get(2) {
-            None => Some(1),
-            Some(from) if from.is_null(row) => {
-                return Err(user(SqlError::new(SqlState::NULL_VALUE_NOT_ALLOWED, "initial position must not be null")));
-            }
-            Some(from) => Some(from.as_primitive::<Int64Type>().value(row)),
-        };
-        let found = from.filter(|_| list.is_valid(row)).and_then(|from| {
-            let all = c.range(0, row);
-            let skip = usize::try_from(from.saturating_sub(1)).unwrap_or(0);
-            all.clone().skip(skip).find(|e| same.at(*e, row)).map(|e| (e - all.start) as i32 + 1)
-        });
-        out.append_option(found);
-    }
-    Ok(Arc::new(out.finish()))
-}
-
-fn array_positions(c: &Call<'_>) -> Result<ArrayRef> {
-    one_dimension(c, "searching for elements")?;
-    let (list, same) = (c.list(0), Same::new(c)?);
-    let mut out = ListBuilder::new(Int32Builder::new());
-    for row in 0..c.rows {
-        if list.is_valid(row) {
-            let all = c.range(0, row);
-            for e in all.clone().filter(|e| same.at(*e, row)) {
-                out.values().append_value((e - all.start) as i32 + 1);
-            }
-        }
-        out.append(list.is_valid(row));
-    }
-    Ok(Arc::new(out.finish()))
-}
-
-fn array_remove(c: &Call<'_>) -> Result<ArrayRef> {
-    one_dimension(c, "removing elements")?;
-    let (list, same) = (c.list(0), Same::new(c)?);
-    let mut kept: Vec<u32> = Vec::new();
-    let mut ends = Vec::with_capacity(c.rows + 1);
-    ends.push(0i32);
-    for row in 0..c.rows {
-        if list.is_valid(row) {
-            kept.extend(c.range(0, row).filter(|e| !same.at(*e, row)).map(|e| e as u32));
-        }
-        ends.push(kept.len() as i32);
-    }
-    list_from(c.to, take(list.values(), &UInt32Array::from(kept), None)?, ends, list.nulls().cloned())
-}
-
-fn array_replace(c: &Call<'_>) -> Result<ArrayRef> {
-    let (list, same) = (c.list(0), Same::new(c)?);
-    let with = cast(&c.args[2], list.values().data_type())?;
-    let mut chosen: Vec<(usize, usize)> = Vec::new();
-    let mut ends = Vec::with_capacity(c.rows + 1);
-    ends.push(0i32);
-    for row in 0..c.rows {
-        if list.is_valid(row) {
-            chosen.extend(c.range(0, row).map(|e| if same.at(e, row) { (1, row) } else { (0, e) }));
-        }
-        ends.push(chosen.len() as i32);
-    }
-    let values = interleave(&[list.values().as_ref(), with.as_ref()], &chosen)?;
-    list_from(c.to, values, ends, list.nulls().cloned())
-}
-
 /// `x op ANY (list)`, or ALL: true, false or NULL as the comparisons with all elements say together.
 fn compared(c: &Call<'_>, any: bool) -> Result<ArrayRef> {
     let list = c.list(2);
@@ -536,60 +443,4 @@ fn compared(c: &Call<'_>, any: bool) -> Result<ArrayRef> {
         });
     }
     Ok(Arc::new(out.finish()))
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::session::testing::check_values;
-
-    #[test]
-    fn empty_arrays_have_no_dimensions_and_subscripts_do_not_count_from_the_end() {
-        check_values(&[
-            ("array_length(ARRAY[]::int[], 1)", "NULL"),
-            ("array_ndims(ARRAY[[1,2],[3,4]])", "2"),
-            ("array_dims(ARRAY[[1,2,3],[3,4,5]])", "[1:2][1:3]"),
-            ("cardinality(ARRAY[[1,2],[3,4]])", "4"),
-            ("array_upper(ARRAY[5,6], 2)", "NULL"),
-            ("(ARRAY[1,2,3])[-1]", "NULL"),
-            ("(ARRAY[1,2,3])[2]", "2"),
-            ("(ARRAY[1,2,3])[2:]::text", "{2,3}"),
-            ("(ARRAY[1,2,3])[:2]::text", "{1,2}"),
-            ("(ARRAY[1,2,3])[-5:9]::text", "{1,2,3}"),
-            ("(ARRAY[1,2,3])[3:2]::text", "{}"),
-            ("trim_array(ARRAY[1,2,3], 2)::text", "{1}"),
-            ("trim_array(ARRAY[1,2,3], 4)", "ERROR 2202E"),
-        ]);
-    }
-
-    #[test]
-    fn elements_are_searched_removed_and_replaced_with_null_among_them() {
-        check_values(&[
-            ("array_position(ARRAY[1,NULL,3], NULL)", "2"),
-            ("array_position(ARRAY['a','b','a'], 'a', 2)", "3"),
-            ("array_positions(ARRAY[1,2,1], 1)::text", "{1,3}"),
-            ("array_remove(ARRAY[1,NULL,1,2], 1)::text", "{NULL,2}"),
-            ("array_remove(ARRAY[1,NULL], NULL)::text", "{1}"),
-            ("array_replace(ARRAY[1,NULL,1], 1, 5)::text", "{5,NULL,5}"),
-            ("array_replace(ARRAY[1,NULL], NULL, 0)::text", "{1,0}"),
-        ]);
-    }
-
-    #[test]
-    fn containment_knows_no_null_and_comparisons_are_three_valued() {
-        check_values(&[
-            ("ARRAY[1,2] @> ARRAY[2]", "true"),
-            ("ARRAY[1,NULL] @> ARRAY[NULL]::int[]", "false"),
-            ("ARRAY[1] @> ARRAY[]::int[]", "true"),
-            ("ARRAY[1] <@ ARRAY[1,2]", "true"),
-            ("ARRAY[1,2] && ARRAY[2,3]", "true"),
-            ("ARRAY[NULL]::int[] && ARRAY[NULL]::int[]", "false"),
-            ("1 >= ANY (ARRAY[NULL, 3])", "NULL"),
-            ("4 >= ANY (ARRAY[NULL, 3])", "true"),
-            ("4 < ALL (ARRAY[5, NULL])", "NULL"),
-            ("4 < ALL (ARRAY[3, NULL])", "false"),
-            ("4 < ALL ('{5,6}')", "true"),
-            ("NULL < ANY (ARRAY[]::int[])", "false"),
-            ("2 = ANY ('{1,2}')", "true"),
-        ]);
-    }
 }
