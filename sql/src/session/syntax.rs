@@ -109,7 +109,7 @@ fn expression(e: &mut Expr) -> Result<Option<Expr>> {
             let Some(left) = row(expr) else { return Ok(None) };
             let mut parts = Vec::with_capacity(list.len());
             for item in list.iter() {
-                let right = row(item).ok_or_else(|| uneven())?;
+                let right = row(item).ok_or_else(uneven)?;
                 parts.push(compare_rows(left.clone(), Op::Eq, right)?);
             }
             let found = all(parts.into_iter(), Op::Or);

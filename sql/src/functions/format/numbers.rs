@@ -196,7 +196,8 @@ fn rounded(whole: &str, fraction: &str, after: usize) -> (String, String) {
 
 fn shown(format: &Format, negative: bool, whole: &str, fraction: &str) -> String {
     let mut out = String::new();
-    if whole.len() > format.before {
+    // A number below one has a zero before the point.
+    if whole.len().max(1) > format.before {
         // As many marks as there would be digits.
         return overflow(format, negative);
     }
@@ -306,15 +307,17 @@ fn shown(format: &Format, negative: bool, whole: &str, fraction: &str) -> String
 fn overflow(format: &Format, negative: bool) -> String {
     let mut out = String::new();
     let sign = if negative { '-' } else { '+' };
-    if format.plain_sign() {
-        match (format.brackets, negative) {
-            (true, true) => out.push('<'),
-            (false, true) => out.push('-'),
-            _ if !format.fill => out.push(' '),
-            _ => {}
-        }
-    }
+    let mut signed = !format.plain_sign();
     for piece in &format.pieces {
+        if !signed && matches!(piece, Piece::Nine | Piece::Zero | Piece::Point) {
+            signed = true;
+            match (format.brackets, negative) {
+                (true, true) => out.push('<'),
+                (false, true) => out.push('-'),
+                _ if !format.fill => out.push(' '),
+                _ => {}
+            }
+        }
         match piece {
             Piece::Nine | Piece::Zero => out.push('#'),
             Piece::Point => out.push('.'),

@@ -295,7 +295,8 @@ impl Found {
     fn time(&self, text: &str) -> Read<i64> {
         let mut hour = self.hour;
         if self.twelve {
-            if !(1..=12).contains(&hour) && !(hour == 0 && self.afternoon.is_none()) {
+            let midnight = hour == 0 && self.afternoon.is_none();
+            if !midnight && !(1..=12).contains(&hour) {
                 let message = format!("hour \"{hour}\" is invalid for the 12-hour clock");
                 return Err(SqlError::new(SqlState::INVALID_DATETIME_FORMAT, message)
                     .hint("Use the 24-hour clock, or give an hour between 1 and 12."));
