@@ -39,12 +39,32 @@ impl SqlState {
     pub const INVALID_DATETIME_FORMAT: Self = Self("22007");
     /// A time that does not exist or does not fit its type.
     pub const DATETIME_OVERFLOW: Self = Self("22008");
+    /// An interval that does not fit its type.
+    pub const INTERVAL_FIELD_OVERFLOW: Self = Self("22015");
     /// A subquery or set gave another number of rows than it may.
     pub const CARDINALITY_VIOLATION: Self = Self("21000");
+    /// Square root of a negative number and the like.
+    pub const INVALID_ARGUMENT_FOR_POWER: Self = Self("2201F");
+    /// Logarithm of what has none.
+    pub const INVALID_ARGUMENT_FOR_LOGARITHM: Self = Self("2201E");
+    /// `width_bucket` without buckets.
+    pub const INVALID_ARGUMENT_FOR_WIDTH_BUCKET: Self = Self("2201G");
+    /// Bytes that are no text of their encoding.
+    pub const CHARACTER_NOT_IN_REPERTOIRE: Self = Self("22021");
+    /// Text that another encoding does not have.
+    pub const UNTRANSLATABLE_CHARACTER: Self = Self("22P05");
+    /// An array subscript out of range.
+    pub const ARRAY_SUBSCRIPT_ERROR: Self = Self("2202E");
+    /// An escape sequence of a pattern that is none.
+    pub const INVALID_ESCAPE_SEQUENCE: Self = Self("22025");
+    /// A position in a column list or ORDER BY that does not exist.
+    pub const INVALID_COLUMN_REFERENCE: Self = Self("42P10");
     /// Not a regular expression.
     pub const INVALID_REGULAR_EXPRESSION: Self = Self("2201B");
     /// Other errors in data.
     pub const DATA_EXCEPTION: Self = Self("22000");
+    /// A NULL for an argument that has to be there.
+    pub const NULL_VALUE_NOT_ALLOWED: Self = Self("22004");
     /// A NULL where none may be.
     pub const NOT_NULL_VIOLATION: Self = Self("23502");
     /// A key that exists already.

@@ -1,14 +1,21 @@
 //! The one DataFusion session set-up: same functions, rules and options for views and for ad-hoc SELECT, so that
 //! both always agree.
 
+mod agree;
 pub(crate) mod data_errors;
 mod errors;
 mod names;
 mod numbers;
 mod recursion;
+mod operators;
+mod order;
+mod planner;
 mod rewrite;
 mod rows;
+mod syntax;
+mod unnested;
 mod unsupported;
+mod using;
 mod window_tvf;
 
 #[cfg(test)]
@@ -22,8 +29,8 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::config::Dialect;
 use datafusion::error::Result as DfResult;
 use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::planner::ExprPlanner;
-use datafusion::logical_expr::{AggregateUDF, LogicalPlan, ScalarUDF, WindowUDF};
 use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
@@ -32,12 +39,11 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as DfStatement;
 use sqlparser::ast;
 
-use crate::asof;
 use crate::decorrelate::Decorrelate;
 use crate::error::{Result, SqlState};
+use crate::functions;
 use crate::functions::cast::CastRewrite;
-use crate::functions::{self, signed};
-use crate::matching::{self, MatchRelations};
+use crate::matching::MatchRelations;
 use crate::optimize;
 
 use names::Clashes;
@@ -51,23 +57,6 @@ pub use numbers::plan_expression;
 pub const CATALOG: &str = "millstream";
 /// The schema every session starts in.
 pub const SCHEMA: &str = "public";
-
-/// Second names of default functions that ours keep when they take their place.
-const OTHER_NAMES: &[&str] = &[
-    "datepart",
-    "datetrunc",
-    "mean",
-    "var",
-    "var_sample",
-    "var_population",
-    "stddev_samp",
-    "quantile_cont",
-    "make_list",
-    "list_length",
-    "array_length",
-    "power",
-    "log10",
-];
 
 /// A fresh session state with our functions, analyzer and optimizer rules and options. Tables are added by the caller
 /// (catalog `millstream`, default schema `public`).
@@ -110,7 +99,7 @@ pub fn session_state(target_partitions: usize) -> SessionState {
         .with_config(config)
         .with_expr_planners(planners)
         .with_relation_planners(vec![Arc::new(MatchRelations)])
-        .with_query_planner(matching::query_planner())
+        .with_query_planner(Arc::new(planner::Planner))
         .with_default_features()
         .with_analyzer_rules(analyzer_rules())
         .with_optimizer_rules(optimize::batch_rules());
@@ -120,38 +109,11 @@ pub fn session_state(target_partitions: usize) -> SessionState {
     let rules = rules.into_iter().filter(|r| !r.name().starts_with("FilterPushdown")).collect();
     let mut builder = builder
         .with_physical_optimizer_rules(optimize::physical_rules(rules))
-        .with_type_planner(Arc::new(numbers::TypesOfTime))
-        .with_query_planner(Arc::new(asof::exec::Planner));
-    builder.expr_planners().get_or_insert_default().insert(1, Arc::new(numbers::NumberOperators));
-    let replace = |f: &mut Arc<WindowUDF>| *f = signed::window(f).unwrap_or_else(|| Arc::clone(f));
-    builder.window_functions().get_or_insert_default().iter_mut().for_each(replace);
-    builder.window_functions().get_or_insert_default().extend(functions::windows());
-    let replace = |f: &mut Arc<ScalarUDF>| *f = signed::scalar(f).unwrap_or_else(|| Arc::clone(f));
-    builder.scalar_functions().get_or_insert_default().iter_mut().for_each(replace);
-    let replace = |f: &mut Arc<AggregateUDF>| *f = signed::aggregate(f).unwrap_or_else(|| Arc::clone(f));
-    builder.aggregate_functions().get_or_insert_default().iter_mut().for_each(replace);
-    // Ours take the place of the default ones of the same name, under all their names: a default one that stayed under
-    // another name would come back when a state is made from this one, where the order of functions is chance.
-    let aggregates = builder.aggregate_functions().get_or_insert_default();
-    for ours in functions::aggregates() {
-        let theirs: Vec<_> = aggregates.extract_if(.., |f| f.name() == ours.name()).collect();
-        let mut kept =
-            OTHER_NAMES.iter().copied().filter(|n| theirs.iter().any(|f| f.aliases().iter().any(|a| a == n)));
-        aggregates.push(match kept.next() {
-            None => ours,
-            Some(first) => Arc::new(ours.as_ref().clone().with_aliases(std::iter::once(first).chain(kept))),
-        });
-    }
-    let scalars = builder.scalar_functions().get_or_insert_default();
-    for ours in functions::scalars() {
-        let theirs: Vec<_> = scalars.extract_if(.., |f| f.name() == ours.name()).collect();
-        let mut kept =
-            OTHER_NAMES.iter().copied().filter(|n| theirs.iter().any(|f| f.aliases().iter().any(|a| a == n)));
-        scalars.push(match kept.next() {
-            None => ours,
-            Some(first) => Arc::new(ours.as_ref().clone().with_aliases(std::iter::once(first).chain(kept))),
-        });
-    }
+        .with_type_planner(Arc::new(numbers::TypesOfTime));
+    let planners = builder.expr_planners().get_or_insert_default();
+    planners.insert(1, Arc::new(operators::Operators));
+    planners.insert(2, Arc::new(numbers::NumberOperators));
+    functions::replace_defaults(&mut builder);
     let mut state = builder.build();
     register_rewrites(&mut state);
     state
@@ -202,6 +164,7 @@ pub fn session_state_for_views() -> SessionState {
 /// `text` is the statement's text, for positions in errors.
 pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) -> Result<LogicalPlan> {
     let mut query = query.clone();
+    rewrite::fetch_first(&mut query)?;
     window_tvf::rewrite(&mut query, text)?;
     unsupported::check_syntax(&query)?;
     let casts = recursion::check(&mut query, state, text)?;
@@ -220,9 +183,12 @@ pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) ->
 }
 
 async fn plan_named(state: &SessionState, mut query: ast::Query, text: &str) -> Result<LogicalPlan> {
+    using::rewrite(&mut query)?;
+    order::rewrite(&mut query)?;
     rows::rewrite(&mut query)?;
     rewrite::rewrite(&mut query)?;
-    numbers::plain_syntax(&mut query);
+    syntax::expressions(&mut query)?;
+    unnested::rewrite(&mut query)?;
     let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
     let plan = state.statement_to_plan(statement).await;
     let plan = plan.map_err(|e| from_datafusion_in(e, text, &relation_names(state)))?;

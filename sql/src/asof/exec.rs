@@ -10,7 +10,6 @@ use async_trait::async_trait;
 use datafusion::catalog::Session;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
@@ -21,7 +20,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, InputDistributionRequirements, PlanProperties,
 };
-use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
+use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::nearest::{Nearest, Places};
@@ -30,19 +29,8 @@ use super::{AsOf, AsOfCompare};
 type Plan = Arc<dyn ExecutionPlan>;
 type Exprs = Vec<Arc<dyn PhysicalExpr>>;
 
-/// DataFusion's planner, with our operators.
-#[derive(Debug)]
-pub(crate) struct Planner;
-
-#[async_trait]
-impl QueryPlanner for Planner {
-    async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Plan> {
-        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(AsOfPlanner)]);
-        planner.create_physical_plan(plan, session).await
-    }
-}
-
-struct AsOfPlanner;
+/// Plans ASOF joins.
+pub(crate) struct AsOfPlanner;
 
 #[async_trait]
 impl ExtensionPlanner for AsOfPlanner {

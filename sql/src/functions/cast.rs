@@ -6,6 +6,8 @@
 //! that stored plans need nothing but its name; [`CastRewrite`] puts it in the place of casts, explicit and implicit
 //! ones. All other casts stay with Arrow.
 
+mod arrays;
+mod intervals;
 mod numbers;
 mod read;
 
@@ -15,13 +17,14 @@ mod tests;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, PrimitiveArray, StringArray, StringBuilder,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, ListArray, PrimitiveArray, StringArray, StringBuilder,
     new_null_array,
 };
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Decimal256Type, DurationMicrosecondType, Field, FieldRef, Float32Type,
-    Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalMonthDayNanoType, IntervalUnit,
-    Time64MicrosecondType, TimeUnit, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType,
+    IntervalUnit, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type,
+    UInt64Type,
 };
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
@@ -34,7 +37,9 @@ use datafusion::logical_expr::{
     Volatility,
 };
 
-use crate::error::SqlError;
+pub(crate) use intervals::read_interval;
+
+use crate::error::{SqlError, SqlState};
 use crate::session::data_errors::invalid_text;
 use crate::text;
 
@@ -48,11 +53,25 @@ pub fn is_ours(from: &DataType, to: &DataType) -> bool {
                 || t.is_decimal()
                 || matches!(t, Float32 | Float64 | Boolean | Date32)
                 || matches!(t, Time64(TimeUnit::Microsecond) | Timestamp(..))
+                || matches!(t, Interval(IntervalUnit::MonthDayNano) | Binary | LargeBinary | BinaryView | List(_))
         }
+        (List(f), t) if text(t) => writable(f.data_type()),
+        (List(f), List(t)) => is_ours(f.data_type(), t.data_type()),
+        (Binary | LargeBinary | BinaryView, t) => text(t),
+        (Duration(_), Interval(IntervalUnit::MonthDayNano)) => true,
         (Float32 | Float64, t) => t.is_integer() || matches!(t, Decimal128(..) | Decimal256(..)) || text(t),
         (Decimal128(..) | Decimal256(..), t) => t.is_integer() || matches!(t, Float32 | Float64),
         (Timestamp(..) | Time32(_) | Time64(_) | Interval(_) | Duration(_), t) => text(t),
         _ => false,
+    }
+}
+
+/// True for elements whose array has a text.
+fn writable(element: &DataType) -> bool {
+    match element {
+        DataType::List(f) => writable(f.data_type()),
+        DataType::Struct(_) | DataType::Map(..) | DataType::Union(..) => false,
+        _ => true,
     }
 }
 
@@ -156,6 +175,16 @@ pub fn cast(values: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
         (Float32 | Float64, Decimal128(..) | Decimal256(..)) => numbers::float_to_decimal(values, to),
         (Decimal128(..) | Decimal256(..), t) if t.is_integer() => numbers::decimal_to_integer(values, to),
         (Decimal128(..) | Decimal256(..), Float32 | Float64) => numbers::decimal_to_float(values, to),
+        (List(_), List(to)) => {
+            let list = values.as_list::<i32>();
+            let elements = cast(list.values(), to.data_type())?;
+            Ok(Arc::new(ListArray::try_new(Arc::clone(to), list.offsets().clone(), elements, list.nulls().cloned())?))
+        }
+        (Duration(_), Interval(IntervalUnit::MonthDayNano)) => {
+            let micros = arrow::compute::cast_with_options(values, &Duration(TimeUnit::Microsecond), &numbers::STRICT)?;
+            let split = |us: i64| IntervalMonthDayNano::new(0, (us / text::DAY_US) as i32, us % text::DAY_US * 1000);
+            Ok(Arc::new(micros.as_primitive::<DurationMicrosecondType>().unary::<_, IntervalMonthDayNanoType>(split)))
+        }
         (_, Utf8 | LargeUtf8 | Utf8View) => {
             let texts = to_text(values)?;
             if *to == Utf8 { Ok(texts) } else { Ok(arrow::compute::cast(&texts, to)?) }
@@ -207,6 +236,20 @@ fn from_text(texts: &StringArray, to: &DataType) -> Result<ArrayRef> {
             }
             arrow::compute::cast_with_options(&micros, to, &numbers::STRICT)?
         }
+        Interval(IntervalUnit::MonthDayNano) => Arc::new(parsed::<IntervalMonthDayNanoType>(texts, |s| {
+            let (months, days, micros) = read_interval(s, None, None)?;
+            match micros.checked_mul(1000) {
+                Some(nanos) => Ok(IntervalMonthDayNano::new(months, days, nanos)),
+                None => {
+                    Err(SqlError::new(SqlState::INTERVAL_FIELD_OVERFLOW, format!("interval out of range: \"{s}\"")))
+                }
+            }
+        })?),
+        Binary | LargeBinary | BinaryView => {
+            let bytes = super::bytes::from_text(texts)?;
+            if *to == Binary { bytes } else { arrow::compute::cast(&bytes, to)? }
+        }
+        List(element) => arrays::read(texts, element)?,
         Decimal128(p, s) => {
             let v = parsed::<Decimal128Type>(texts, |t| {
                 read::decimal(t, *p, *s)?.to_i128().ok_or_else(numbers::field_overflow)
@@ -256,6 +299,19 @@ fn to_text(values: &ArrayRef) -> Result<ArrayRef> {
             written::<IntervalMonthDayNanoType>(&all, |v, out| {
                 text::interval(v.months, v.days, v.nanoseconds / 1000, out);
             })
+        }
+        List(_) => arrays::write(values.as_list::<i32>())?,
+        Binary | LargeBinary | BinaryView => {
+            let all = as_type(Binary)?;
+            let mut out = StringBuilder::new();
+            for v in all.as_binary::<i32>() {
+                out.append_option(v.map(|v| {
+                    let mut shown = String::with_capacity(2 + 2 * v.len());
+                    text::bytea(v, &mut shown);
+                    shown
+                }));
+            }
+            Arc::new(out.finish())
         }
         Duration(_) => {
             let micros = as_type(Duration(TimeUnit::Microsecond))?;

@@ -7,6 +7,7 @@
 
 mod fields;
 mod intervals;
+pub(crate) mod make;
 
 #[cfg(test)]
 mod tests;
@@ -35,13 +36,13 @@ const DAY_US: i64 = 86_400_000_000;
 
 /// The functions of this module.
 pub(super) fn functions() -> Vec<ScalarUDF> {
-    Function::ALL.into_iter().map(|f| ScalarUDF::from(TimeFunction { function: f, signature: f.signature() })).collect()
+    let all = Function::ALL.into_iter().map(|f| ScalarUDF::from(TimeFunction::new(f)));
+    all.chain(make::functions()).collect()
 }
 
 /// `extract(field FROM value)`, called with the field's name and the value.
 pub fn extract() -> ScalarUDF {
-    let function = Function::Extract;
-    ScalarUDF::from(TimeFunction { function, signature: function.signature() })
+    ScalarUDF::from(TimeFunction::new(Function::Extract))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,7 +60,15 @@ enum Function {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct TimeFunction {
     function: Function,
+    aliases: Vec<String>,
     signature: Signature,
+}
+
+impl TimeFunction {
+    fn new(function: Function) -> Self {
+        let aliases = if function == Function::DatePart { vec!["datepart".to_owned()] } else { Vec::new() };
+        Self { function, aliases, signature: function.signature() }
+    }
 }
 
 fn interval_type() -> DataType {
@@ -113,6 +122,10 @@ impl Function {
 impl ScalarUDFImpl for TimeFunction {
     fn name(&self) -> &str {
         self.function.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        &self.aliases
     }
 
     fn signature(&self) -> &Signature {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::ArrayRef;
 use arrow::compute::SortOptions;
-use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::logical_expr::function::{
@@ -14,17 +14,13 @@ use datafusion::logical_expr::function::{
 };
 use datafusion::logical_expr::window_state::WindowAggState;
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, ColumnarValue, Documentation, LimitEffect, PartitionEvaluator,
-    ReversedUDWF, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, WindowUDF, WindowUDFImpl,
+    Accumulator, AggregateUDF, AggregateUDFImpl, Documentation, LimitEffect, PartitionEvaluator, ReversedUDWF,
+    Signature, WindowUDF, WindowUDFImpl,
 };
 use datafusion::physical_expr::PhysicalExpr;
 
 /// Window functions that give a `BIGINT`.
 const WINDOW: &[&str] = &["row_number", "rank", "dense_rank", "ntile"];
-
-/// Functions that give an `INT`, or a list of them.
-const SCALAR: &[&str] = &["array_length", "array_ndims", "array_position", "cardinality"];
-const SCALAR_LISTS: &[&str] = &["array_dims", "array_positions"];
 
 /// Aggregates that give a `BIGINT`.
 const AGGREGATE: &[&str] = &["approx_distinct", "regr_count"];
@@ -32,18 +28,6 @@ const AGGREGATE: &[&str] = &["approx_distinct", "regr_count"];
 /// The function with a signed result, if it has an unsigned one.
 pub fn window(inner: &Arc<WindowUDF>) -> Option<Arc<WindowUDF>> {
     WINDOW.contains(&inner.name()).then(|| Arc::new(WindowUDF::from(SignedWindow { inner: Arc::clone(inner) })))
-}
-
-/// See [`window`].
-pub fn scalar(inner: &Arc<ScalarUDF>) -> Option<Arc<ScalarUDF>> {
-    let output = if SCALAR.contains(&inner.name()) {
-        DataType::Int32
-    } else if SCALAR_LISTS.contains(&inner.name()) {
-        DataType::List(Arc::new(Field::new_list_field(DataType::Int32, true)))
-    } else {
-        return None;
-    };
-    Some(Arc::new(ScalarUDF::from(SignedScalar { inner: Arc::clone(inner), output })))
 }
 
 /// See [`window`].
@@ -134,40 +118,6 @@ impl PartitionEvaluator for SignedEvaluator {
     }
     fn include_rank(&self) -> bool {
         self.inner.include_rank()
-    }
-}
-
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct SignedScalar {
-    inner: Arc<ScalarUDF>,
-    output: DataType,
-}
-
-impl ScalarUDFImpl for SignedScalar {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-    fn aliases(&self) -> &[String] {
-        self.inner.aliases()
-    }
-    fn signature(&self) -> &Signature {
-        self.inner.signature()
-    }
-    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        self.inner.coerce_types(types)
-    }
-    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        self.inner.inner().return_type(types)?;
-        Ok(self.output.clone())
-    }
-    fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let types: Vec<DataType> = args.arg_fields.iter().map(|f| f.data_type().clone()).collect();
-        let own = self.inner.inner().return_type(&types)?;
-        args.return_field = Arc::new(args.return_field.as_ref().clone().with_data_type(own));
-        self.inner.invoke_with_args(args)?.cast_to(&self.output, None)
-    }
-    fn documentation(&self) -> Option<&Documentation> {
-        self.inner.documentation()
     }
 }
 

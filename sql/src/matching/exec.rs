@@ -8,7 +8,6 @@ use async_trait::async_trait;
 use datafusion::catalog::Session;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result;
-use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode};
@@ -16,27 +15,11 @@ use datafusion::physical_expr::{Distribution, EquivalenceProperties, Partitionin
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, common};
-use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
+use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 
 use super::{MatchNode, Matcher, internal, sort};
 
 type Plan = Arc<dyn ExecutionPlan>;
-
-/// DataFusion's planner, with MATCH_RECOGNIZE.
-pub fn query_planner() -> Arc<dyn QueryPlanner + Send + Sync> {
-    Arc::new(Planner)
-}
-
-#[derive(Debug)]
-struct Planner;
-
-#[async_trait]
-impl QueryPlanner for Planner {
-    async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Plan> {
-        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(MatchPlanner)]);
-        planner.create_physical_plan(plan, session).await
-    }
-}
 
 /// Plans [`MatchNode`]s.
 #[derive(Debug)]

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::{PlanExpr, SortColumn};
 
 pub use clauses::{Pattern, RowsPerMatch, Skip};
-pub use exec::{MatchPlanner, query_planner};
+pub use exec::MatchPlanner;
 pub use node::MatchNode;
 pub use output::Output;
 pub use planner::MatchRelations;

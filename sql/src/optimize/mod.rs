@@ -1,12 +1,13 @@
 //! The optimizer rule lists: one for SELECT, one for views.
 //!
-//! Both are DataFusion's list with two rules made safe ([`cross_join`], [`push_down_filter`]). A SELECT gets its set operations expanded. The
+//! Both are DataFusion's list with some rules made safe ([`cross_join`], [`dependencies`], [`push_down_filter`]). A SELECT gets its set operations expanded. The
 //! list for views is without the rules that change which rows a query gives when the order is not total
 //! (`push_down_limit`), that hide operators we run natively (`replace_distinct_aggregate`, unions), or that only move
 //! cheap expressions about. `now()` is not folded there: the optimizer is told no query start time.
 
 mod aggregate_order;
 mod cross_join;
+mod dependencies;
 mod distinct_on;
 mod push_down_filter;
 mod rounds;
@@ -46,15 +47,17 @@ pub fn view_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 
 /// The rules for SELECT, in order.
 pub fn batch_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
-    // Last: DataFusion takes the rows of an UNNEST over groups for distinct, and would drop a DISTINCT above it.
-    let last: Arc<dyn OptimizerRule + Send + Sync> = Arc::new(crate::decorrelate::set_op::ExpandSetOps);
-    safe_rules().chain([last]).collect()
+    // What they become is optimised like the rest.
+    let first: Arc<dyn OptimizerRule + Send + Sync> = Arc::new(crate::decorrelate::set_op::ExpandSetOps);
+    std::iter::once(first).chain(safe_rules()).collect()
 }
 
 fn safe_rules() -> impl Iterator<Item = Arc<dyn OptimizerRule + Send + Sync>> {
-    let rules = push_down_filter::guarded(Optimizer::new().rules).into_iter().map(|rule| match rule.name() {
-        "eliminate_cross_join" => Arc::new(cross_join::EliminateCrossJoinByEquality::default()),
-        _ => rule,
+    let rules = dependencies::guarded(push_down_filter::guarded(Optimizer::new().rules)).into_iter().map(|rule| {
+        match rule.name() {
+            "eliminate_cross_join" => Arc::new(cross_join::EliminateCrossJoinByEquality::default()),
+            _ => rule,
+        }
     });
     // Conditions that the one above took out of joins become join keys again.
     rules.chain([Arc::new(ExtractEquijoinPredicate::new()) as Arc<dyn OptimizerRule + Send + Sync>])

@@ -4,7 +4,7 @@
 use std::any::TypeId;
 use std::cell::Cell;
 
-use sqlparser::ast::Expr;
+use sqlparser::ast::{BinaryOperator, Expr};
 use sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
@@ -78,7 +78,21 @@ impl Dialect for MillstreamDialect {
     }
     // sqlparser takes everything up to the end of the expression for the right side of IS DISTINCT FROM, so that
     // `a IS DISTINCT FROM b AND c` compared `a` with `b AND c`.
+    //
+    // It does not know BETWEEN SYMMETRIC.
     fn parse_infix(&self, parser: &mut Parser, expr: &Expr, _precedence: u8) -> Option<Result<Expr, ParserError>> {
+        if parser.parse_keywords(&[Keyword::BETWEEN, Keyword::SYMMETRIC]) {
+            return Some(between_symmetric(parser, expr, false));
+        }
+        if parser.parse_keywords(&[Keyword::NOT, Keyword::BETWEEN, Keyword::SYMMETRIC]) {
+            return Some(between_symmetric(parser, expr, true));
+        }
+        if parser.parse_keywords(&[Keyword::BETWEEN, Keyword::ASYMMETRIC]) {
+            return Some(parser.parse_between(expr.clone(), false));
+        }
+        if parser.parse_keywords(&[Keyword::NOT, Keyword::BETWEEN, Keyword::ASYMMETRIC]) {
+            return Some(parser.parse_between(expr.clone(), true));
+        }
         let not = if parser.parse_keywords(&[Keyword::IS, Keyword::DISTINCT, Keyword::FROM]) {
             false
         } else if parser.parse_keywords(&[Keyword::IS, Keyword::NOT, Keyword::DISTINCT, Keyword::FROM]) {
@@ -136,4 +150,20 @@ impl Dialect for MillstreamDialect {
         supports_comma_separated_trim,
         supports_xml_expressions,
     );
+}
+
+/// BETWEEN either way around: `x BETWEEN a AND b OR x BETWEEN b AND a`.
+fn between_symmetric(parser: &mut Parser, expr: &Expr, negated: bool) -> Result<Expr, ParserError> {
+    let Expr::Between { expr, low, high, .. } = parser.parse_between(expr.clone(), false)? else {
+        return Err(ParserError::ParserError("BETWEEN without bounds".into()));
+    };
+    let one = |low: &Expr, high: &Expr| Expr::Between {
+        expr: expr.clone(),
+        negated,
+        low: Box::new(low.clone()),
+        high: Box::new(high.clone()),
+    };
+    let op = if negated { BinaryOperator::And } else { BinaryOperator::Or };
+    let (left, right) = (Box::new(one(&low, &high)), Box::new(one(&high, &low)));
+    Ok(Expr::Nested(Box::new(Expr::BinaryOp { left, op, right })))
 }

@@ -57,6 +57,14 @@ fn schema_error(e: &SchemaError, text: &str) -> SqlError {
     match e {
         SchemaError::FieldNotFound { field, valid_fields } => {
             let shown = display(field);
+            // A qualifier that nothing in scope has.
+            if let Some(relation) = &field.relation
+                && !valid_fields.is_empty()
+                && !valid_fields.iter().any(|c| c.relation.as_ref().is_some_and(|r| r.table() == relation.table()))
+            {
+                let message = format!("missing FROM-clause entry for table \"{}\"", relation.table());
+                return place(SqlError::new(SqlState::UNDEFINED_TABLE, message), text, relation.table());
+            }
             let mut out = SqlError::new(SqlState::UNDEFINED_COLUMN, format!("column \"{shown}\" does not exist"));
             let names: Vec<String> = valid_fields.iter().map(|c| c.name.clone()).collect();
             if let Some(near) = nearest(&field.name, names.iter().map(String::as_str)) {
@@ -126,7 +134,17 @@ fn plan_error(message: &str, text: &str, relations: &[String]) -> SqlError {
         return SqlError::new(SqlState::DUPLICATE_COLUMN, format!("column \"{name}\" specified more than once"))
             .hint("Give the columns different names with AS.");
     }
-    let code = if lower.contains("group by")
+    let code = if lower.contains("cannot find column with position") || lower.contains("order by column out of bounds")
+    {
+        SqlState::INVALID_COLUMN_REFERENCE
+    } else if lower.contains("cannot coerce arithmetic expression")
+        || lower.contains("cannot infer common argument type for comparison")
+    {
+        SqlState::UNDEFINED_FUNCTION
+    } else if lower.contains("non-boolean predicate") {
+        SqlState::DATATYPE_MISMATCH
+    } else if lower.contains("group by")
+        || lower.contains("calls cannot be nested")
         || lower.contains("aggregate functions are not allowed")
         || lower.contains("must appear in")
         || lower.contains("nested aggregate")

@@ -8,7 +8,6 @@
 //! - `extract` and `AT TIME ZONE` are functions of ours, see [`crate::functions`].
 //! - A constant with an exponent is a float (SQL calls it approximate), any other with a point is a decimal.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
@@ -28,11 +27,12 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 use sqlparser::ast;
 
-use super::from_datafusion;
+use super::{agree, from_datafusion, syntax};
 use crate::error::Result;
 use crate::functions::arithmetic::{Arithmetic, negate, operands};
 use crate::functions::cast::as_cast;
 use crate::functions::datetime::extract;
+use crate::functions::math::round_to_even;
 use crate::types::{timestamp, timestamptz};
 
 /// Functions whose arguments must be of one type.
@@ -46,81 +46,8 @@ const OF_FLOATS: &[&str] =
 pub fn plan_expression(state: &SessionState, text: &str, schema: &DFSchema) -> Result<Expr> {
     let dialect = state.config().options().sql_parser.dialect;
     let mut parsed = state.sql_to_expr_with_alias(text, &dialect).map_err(from_datafusion)?;
-    plain_syntax(&mut parsed.expr);
+    syntax::expressions(&mut parsed.expr)?;
     state.create_logical_expr_from_sql_expr(parsed, schema).map_err(from_datafusion)
-}
-
-/// Constants with an exponent become floats, `AT TIME ZONE` the function it stands for, and casts to `VARCHAR(n)` cut.
-pub(super) fn plain_syntax<T: ast::VisitMut>(query: &mut T) {
-    struct Plain;
-    impl ast::VisitorMut for Plain {
-        type Break = ();
-        fn post_visit_expr(&mut self, e: &mut ast::Expr) -> ControlFlow<()> {
-            if let ast::Expr::AtTimeZone { timestamp, time_zone } = e {
-                *e = call("timezone", vec![time_zone.as_ref().clone(), timestamp.as_ref().clone()]);
-                return ControlFlow::Continue(());
-            }
-            if let ast::Expr::Cast { kind: ast::CastKind::Cast | ast::CastKind::DoubleColon, data_type, .. } = e
-                && let Some(length) = length_of(data_type)
-            {
-                let length = ast::Expr::Value(ast::Value::Number(length.to_string(), false).into());
-                *e = call("left", vec![e.clone(), length]);
-                return ControlFlow::Continue(());
-            }
-            if let ast::Expr::Value(v) = e
-                && let ast::Value::Number(text, _) = &v.value
-                && text.contains(['e', 'E'])
-                && !text.starts_with("0x")
-                && !text.starts_with("0X")
-            {
-                let value = ast::Value::SingleQuotedString(text.replace('_', "")).with_span(v.span);
-                *e = ast::Expr::Cast {
-                    kind: ast::CastKind::DoubleColon,
-                    expr: Box::new(ast::Expr::Value(value)),
-                    data_type: ast::DataType::DoublePrecision,
-                    array: false,
-                    format: None,
-                };
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    // The visitor never breaks.
-    let _ = ast::VisitMut::visit(query, &mut Plain);
-}
-
-fn call(name: &str, args: Vec<ast::Expr>) -> ast::Expr {
-    let arg = |e: ast::Expr| ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e));
-    let args = ast::FunctionArgumentList {
-        duplicate_treatment: None,
-        args: args.into_iter().map(arg).collect(),
-        clauses: Vec::new(),
-    };
-    ast::Expr::Function(ast::Function {
-        name: ast::ObjectName::from(vec![ast::Ident::new(name)]),
-        uses_odbc_syntax: false,
-        parameters: ast::FunctionArguments::None,
-        args: ast::FunctionArguments::List(args),
-        filter: None,
-        null_treatment: None,
-        over: None,
-        within_group: Vec::new(),
-    })
-}
-
-/// How much text a cast to a character type leaves.
-fn length_of(t: &ast::DataType) -> Option<u64> {
-    use ast::DataType as T;
-    match t {
-        T::Varchar(Some(n)) | T::CharVarying(Some(n)) | T::CharacterVarying(Some(n)) => match n {
-            ast::CharacterLength::IntegerLength { length, .. } => Some(*length),
-            ast::CharacterLength::Max => None,
-        },
-        T::Char(Some(ast::CharacterLength::IntegerLength { length, .. }))
-        | T::Character(Some(ast::CharacterLength::IntegerLength { length, .. })) => Some(*length),
-        T::Char(None) | T::Character(None) => Some(1),
-        _ => None,
-    }
 }
 
 /// Times have microseconds in queries as in tables.
@@ -288,16 +215,36 @@ impl FunctionRewrite for NumberRewrite {
                 let expr = all.pop().map_or_else(|| l.expr.clone(), Box::new);
                 Expr::InList(InList::new(expr, list, l.negated))
             }),
-            Expr::Case(case) => rewrite_case(case, schema),
+            Expr::Case(case) => match agree::case(case, schema)? {
+                Some(typed) => Some(rewrite_case(&typed, schema).unwrap_or(Expr::Case(typed))),
+                None => rewrite_case(case, schema),
+            },
             Expr::ScalarFunction(f) if ONE_TYPE.contains(&f.name()) => {
-                uniform(&f.args, schema).map(|args| with_args(f, args))
+                let what = f.name().to_uppercase();
+                let typed = if f.name() == "nvl2" { None } else { agree::expressions(&f.args, schema, &what)? };
+                match typed {
+                    Some(args) => Some(with_args(f, uniform(&args, schema).unwrap_or(args))),
+                    None => uniform(&f.args, schema).map(|args| with_args(f, args)),
+                }
+            }
+            Expr::ScalarFunction(f) if f.name() == "round" && f.args.len() == 1 => {
+                let double = f.args[0].get_type(schema).is_ok_and(|t| t.is_floating());
+                let even = || ScalarFunction::new_udf(Arc::new(round_to_even()), f.args.clone());
+                double.then(|| Expr::ScalarFunction(even()))
             }
             Expr::ScalarFunction(f) if OF_FLOATS.contains(&f.name()) => {
                 floats(&f.args, schema).map(|args| with_args(f, args))
             }
             Expr::AggregateFunction(a) => {
                 // Fractions of percentiles.
-                let fixed: Vec<Expr> = a.params.args.iter().enumerate().map(|(i, e)| constant_fraction(i, e)).collect();
+                let mut fixed: Vec<Expr> =
+                    a.params.args.iter().enumerate().map(|(i, e)| constant_fraction(i, e)).collect();
+                // Zeros of both signs are one value.
+                if a.params.distinct && a.params.order_by.is_empty() {
+                    for e in &mut fixed {
+                        *e = plain_zero(e, schema);
+                    }
+                }
                 (fixed != a.params.args).then(|| {
                     let mut new: AggregateFunction = a.clone();
                     new.params.args = fixed;
@@ -315,6 +262,19 @@ impl FunctionRewrite for NumberRewrite {
 
 fn with_args(f: &ScalarFunction, args: Vec<Expr>) -> Expr {
     Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&f.func), args))
+}
+
+/// A float without negative zeros.
+fn plain_zero(e: &Expr, schema: &DFSchema) -> Expr {
+    let zero = || Expr::Literal(ScalarValue::Float64(Some(0.0)), None);
+    let done = operands(e).is_some_and(|(_, _, r)| *r == zero());
+    match e.get_type(schema) {
+        Ok(DataType::Float64) if !done && !matches!(e, Expr::Literal(..)) => {
+            let add = Arc::new(Arithmetic::Add.function());
+            Expr::ScalarFunction(ScalarFunction::new_udf(add, vec![e.clone(), zero()]))
+        }
+        _ => e.clone(),
+    }
 }
 
 fn constant_fraction(i: usize, e: &Expr) -> Expr {
@@ -404,7 +364,10 @@ impl AnalyzerRule for MixedColumns {
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> DfResult<LogicalPlan> {
         let done = plan.transform_up_with_subqueries(|node| match node {
-            LogicalPlan::Union(u) => union(u),
+            LogicalPlan::Union(u) => match agree::union(&u)? {
+                Some(typed) => Ok(Transformed::yes(union(typed)?.data)),
+                None => union(u),
+            },
             LogicalPlan::Values(v) => values(v),
             other => Ok(Transformed::no(other)),
         })?;

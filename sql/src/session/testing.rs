@@ -45,3 +45,24 @@ pub(crate) fn run(context: &SessionContext, sql: &str) -> Result<Vec<RecordBatch
 pub(crate) fn failure(context: &SessionContext, sql: &str) -> SqlError {
     run(context, sql).expect_err(sql)
 }
+
+/// What an expression of constants is, as text; `ERROR` and the SQLSTATE if it fails.
+pub(crate) fn value(expression: &str) -> String {
+    let batches = match run(&context(1, &[]), &format!("SELECT {expression}")) {
+        Ok(batches) => batches,
+        Err(e) => return format!("ERROR {}", e.code.0),
+    };
+    let text = crate::functions::cast::cast(batches[0].column(0), &arrow::datatypes::DataType::Utf8).unwrap();
+    let text = arrow::array::AsArray::as_string::<i32>(&text);
+    match arrow::array::Array::is_null(text, 0) {
+        true => "NULL".to_owned(),
+        false => text.value(0).to_owned(),
+    }
+}
+
+/// Asserts what expressions are, see [`value`].
+pub(crate) fn check_values(cases: &[(&str, &str)]) {
+    for (expression, expected) in cases {
+        assert_eq!(value(expression), *expected, "{expression}");
+    }
+}

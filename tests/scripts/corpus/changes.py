@@ -55,6 +55,12 @@ ERRORS = {
               "!SELECT CASE WHEN true THEN 1 ELSE 'x' END"],
     "constraints": ["!INSERT INTO t VALUES (1, 1, 1, 'dup')", "!INSERT INTO t VALUES (NULL, 1, 1, 'null')", "!INSERT INTO t VALUES (9, 1)x", "!UPDATE t SET id = 1 WHERE id = 2", "SELECT * FROM t"],
     "math_domains": ["!SELECT sqrt(-1)", "!SELECT ln(0)", "!SELECT ln(-1)", "!SELECT power(0, -1)", "!SELECT acos(2)"],
+    "arguments": ["!SELECT decode('abc', 'hex')", "!SELECT '{1,x}'::int[]", "!SELECT '{1'::int[]", "!SELECT width_bucket(1, 0, 0, 5)", "!SELECT make_time(25, 0, 0)",
+                  "!SELECT to_date('2026-13-01', 'YYYY-MM-DD')", "!SELECT to_timestamp('x', 'YYYY')", "!SELECT INTERVAL '1 dog'", "!SELECT format('%s')", "!SELECT get_byte('\\x01'::bytea, 1)",
+                  "!SELECT regexp_substr('a', '(')", "!SELECT convert_from('\\xff'::bytea, 'UTF8')", "!SELECT exp(1000)", "!SELECT power(-2, 0.5::double precision)", "!SELECT log(0)", "!SELECT asin(2)",
+                  "!SELECT '\\x0'::bytea", "!SELECT INTERVAL '1 day' / 0", "!SELECT trim_array(ARRAY[1], 2)"],
+    "agreement": ["!SELECT coalesce(1, 'x')", "!SELECT coalesce(id, s) FROM t", "!SELECT (1, 2) = (1, 2, 3)", "!SELECT CASE WHEN a > 1 THEN a ELSE s END FROM t", "!SELECT id FROM t UNION ALL SELECT true",
+                  "SELECT coalesce(a, '7') AS r FROM t", "SELECT a FROM t UNION SELECT '7'", "SELECT id, CASE WHEN a > 7 THEN '1' ELSE b END AS r FROM t", "SELECT greatest(a, '8') AS r FROM t"],
     "syntax": ["!SELECT FROM WHERE", "!SELEC 1", "!SELECT (1", "!SELECT 1 +", "!SELECT 'open", "!SELECT id id id FROM t"],
 }
 BASE = ["CREATE TABLE t (id INT PRIMARY KEY, k INT, v NUMERIC(8,2))", "CREATE TABLE u (id INT PRIMARY KEY, k INT, s TEXT)",

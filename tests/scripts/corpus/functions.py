@@ -48,6 +48,15 @@ NUMERIC = {
     "cast_number_to_text": ["j::text", "k::text", "m::text", "d::text", "i::varchar"],
     "width_bucket": ["width_bucket(d, -10, 10, 4)"],
     "hexadecimal": ["to_hex(abs(j))", "to_hex(abs(k))"],
+    "width_bucket_exact": ["width_bucket(m, 0, 10, 5)", "width_bucket(j, 100, 0, 4)", "width_bucket(m, -1.5, 99.995, 3)"],
+    "integer_quotient": ["div(m, 2.5)", "div(k, 7)", "div(-j, 4)"],
+    "prefix_operators": ["~j", "~k", "@ j", "|/ abs(d)", "||/ d", "2 ^ 3 + j"],
+    "between_symmetric": ["j BETWEEN SYMMETRIC 50 AND 0", "d NOT BETWEEN SYMMETRIC 3 AND 0", "j BETWEEN ASYMMETRIC 50 AND 0", "j BETWEEN SYMMETRIC k AND i"],
+    "to_char_of_integers": ["to_char(j, '9999')", "to_char(j, '0000')", "to_char(k, '9,999,999,999,999')", "to_char(j, 'S999')", "to_char(j, '999S')", "to_char(j, '999MI')",
+                            "to_char(j, '999PR')", "to_char(j, 'FM999')", "to_char(j, 'FM999th')", "to_char(j, 'RN')", "to_char(j, '9')", "to_char(j, 'SG99')", "to_char(j, 'PL99')", "to_char(j, '\"no. \"99')"],
+    "to_char_of_decimals": ["to_char(m, '999.99')", "to_char(m, 'FM990.00')", "to_char(m, '000.0')", "to_char(m, '990D9')", "to_char(m, 'FM999.999')", "to_char(m, '9')",
+                            "to_char(m, '.99')", "to_char(d, '9990.99')", "to_char(d, 'FM9999.99')", "to_char(m, 'L999.9')", "to_char(d, '9,990.9')", "to_char(m, '$99.9')"],
+    "to_number": ["to_number(j::text, 'S9999')", "to_number(to_char(m, '999.999'), '999.999')", "to_number('1,234.5', '9,999.9') + j", "to_number('12-', '99S') + j"],
 }
 TEXT = {
     "length": ["length(a)", "char_length(a)", "character_length(b)", "octet_length(a)", "bit_length(b)"],
@@ -84,6 +93,15 @@ TEXT = {
     "to_array_and_back": ["string_to_array(a, 'b')", "array_to_string(string_to_array(a, 'X'), '+')", "string_to_array(a, ' ')"],
     "encode_and_decode": ["encode(convert_to(a, 'UTF8'), 'hex')", "encode(convert_to(a, 'UTF8'), 'base64')"],
     "sha256": ["encode(sha256(convert_to(a, 'UTF8')), 'hex')"],
+    "quoting": ["quote_literal(a)", "quote_ident(a)", "quote_nullable(b)", "quote_literal(id)"],
+    "format": ["format('%s-%I-%L', id, 'x' || id, a)", "format('%2$s %1$s', a, b)", "format('|%10s|%-4s|', a, b)", "format('100%%')", "format('%s', id > 3)"],
+    "regexp_parts": ["regexp_match(a, '(b)(.)')", "regexp_split_to_array(a, '[bX]')", "regexp_substr(a, '[a-z]+', 2)", "regexp_substr(a, '(.)b', 1, 1, 'i', 1)",
+                     "substring(a FROM 'b(.)')", "substring(a, '[a-c]+')", "regexp_split_to_array(a, '')"],
+    "similar_to_patterns": ["a SIMILAR TO '_b%'", "a SIMILAR TO '%(b|l)+%'", "a SIMILAR TO '[a-c]*'", "a SIMILAR TO '100#%' ESCAPE '#'", "a SIMILAR TO b", "a NOT SIMILAR TO '%.%'"],
+    "like_any": ["a LIKE ANY (ARRAY['a%', '%o%'])", "a ILIKE ANY (ARRAY['H%', 'x'])"],
+    "bytes": ["length(convert_to(a, 'UTF8'))", "convert_from(convert_to(a, 'UTF8'), 'UTF8')", "encode(convert_to(a, 'UTF8'), 'escape')", "decode(encode(convert_to(a, 'UTF8'), 'base64'), 'base64')",
+              "get_byte(convert_to('x' || a, 'UTF8'), 0)", "convert_to(a, 'UTF8') || '\\x00'::bytea", "convert_to(a, 'UTF8')::text", "encode(repeat(a, 20)::bytea, 'base64')", "octet_length(convert_to(b, 'UTF8'))"],
+    "sha_family": ["encode(sha224(convert_to(a, 'UTF8')), 'hex')", "encode(sha512(convert_to(a, 'UTF8')), 'hex')", "sha256('abc') = sha256(convert_to(a, 'UTF8'))", "md5(convert_to(a, 'UTF8'))"],
     "text_to_number": ["length(a)::text || 'x'", "('1' || length(b))::int", "(length(a)::text || '.5')::numeric(6,2)"],
 }
 TIME = {
@@ -108,6 +126,17 @@ TIME = {
     "time_null_functions": ["coalesce(ts, TIMESTAMP '2000-01-01')", "nullif(dt, DATE '2026-01-01')", "greatest(ts, TIMESTAMP '2020-01-01')",
                             "ts IS NULL", "CASE WHEN dt > '2025-01-01' THEN 'new' ELSE 'old' END"],
     "age_and_justify": ["age(ts, TIMESTAMP '2020-01-01')", "justify_hours(INTERVAL '1 hour' * n)"],
+    "to_char_fields": ["to_char(ts, 'Day, DD Month YYYY')", "to_char(ts, 'FMDay, FMDDth FMMonth')", "to_char(ts, 'HH12:MI:SS AM')", "to_char(ts, 'MS US FF3')", "to_char(ts, 'IYYY-IW-ID IDDD')",
+                       "to_char(ts, 'Q WW W DDD D J')", "to_char(ts, 'Dy DY dy Mon MON mon RM')", "to_char(ts, 'YYY YY Y Y,YYY CC AD')", "to_char(ts, '\"year\" yyyy hh24hmi')", "to_char(ts, 'SSSS')",
+                       "to_char(dt, 'FMMM/FMDD/YY')", "to_char(ts - TIMESTAMP '2026-01-01', 'DD HH24:MI:SS')", "to_char(n * INTERVAL '1 hour', 'HH24:MI')"],
+    "to_date_and_to_timestamp": ["to_date(to_char(ts, 'YYYYMMDD'), 'YYYYMMDD')", "to_timestamp(to_char(ts, 'YYYY-MM-DD HH24:MI:SS.US'), 'YYYY-MM-DD HH24:MI:SS.US')", "to_date('05 Dec 2000', 'DD Mon YYYY') + n",
+                                 "to_timestamp('2026-060 ' || abs(n) % 24, 'YYYY-DDD HH24')", "to_date('2026-10-3', 'IYYY-IW-ID') + n", "to_timestamp(n * 1.5)", "to_date('1/2/99', 'DD/MM/YY') + n", "to_timestamp('12:30 pm', 'HH12:MI am') IS NOT NULL AND n > 0",
+                                 "to_date('  2026   March 3', 'YYYY Month DD') + n"],
+    "make_times": ["make_interval(days => n)", "make_interval(0, n)", "make_interval(hours => n, mins => 5, secs => 1.5)", "make_time(abs(n) % 24, 5, 1.5)", "isfinite(ts)"],
+    "interval_arithmetic": ["INTERVAL '1 month 2 days' * n", "INTERVAL '1 day' / 4", "1.5 * INTERVAL '1 hour'", "(ts - TIMESTAMP '2026-01-01') * 2", "ts - INTERVAL '1 day 02:00'", "ts + INTERVAL '1-2'",
+                            "dt - INTERVAL '90' MINUTE", "-INTERVAL '1 day 02:00'", "justify_interval(INTERVAL '1 month' * 0.5 + INTERVAL '1 hour' * n)", "extract(epoch FROM INTERVAL '1 day 02:00' * n)", "ts + '1 day'", "ts - '2026-01-01'"],
+    "interval_input": ["(n || ' days')::interval", "INTERVAL '1.5 days'", "INTERVAL '2 weeks ago'", "INTERVAL 'P1Y2M3DT4H5M6S'", "INTERVAL '1 day' DAY", "INTERVAL '3 4:05:06'", "INTERVAL '-1 mon +2 days'"],
+    "dates_beside_intervals": ["dt + INTERVAL '1 day'", "dt - INTERVAL '1 hour'", "INTERVAL '1 day' + dt", "dt > DATE '2026-02-01' - INTERVAL '1 month'", "dt + INTERVAL '1 day' > ts", "DATE '2026-02-28' + n * INTERVAL '1 day' = dt"],
     "intervals": ["INTERVAL '1 day' + (ts - ts)", "INTERVAL '1 day' * n", "INTERVAL '1 hour' * n", "INTERVAL '03:04:05'",
                   "INTERVAL '1 month 2 days 03:04:05'", "INTERVAL '2 hours 30 minutes'", "-INTERVAL '1 day'"],
 }
@@ -124,6 +153,7 @@ BOOL = {
     "coalesce_booleans": ["coalesce(p, q)", "coalesce(p, false)", "nullif(p, q)", "coalesce(x = y, false)"],
     "any_all_of_arrays": ["x = ANY (ARRAY[1, 2])", "x = ANY (ARRAY[1, NULL])", "x <> ALL (ARRAY[1, 2])", "x > ALL (ARRAY[1, NULL])", "x >= ANY (ARRAY[y, 3])"],
     "num_nulls": ["num_nulls(p, q, x)", "num_nonnulls(p, q, x)"],
+    "rows": ["(x, y) <> (1, 1)", "(x, y) >= (2, 1)", "(x, y) NOT IN ((1, 2), (3, 3))", "(x, y) IS NOT NULL", "(x, y) IS DISTINCT FROM (1, NULL)", "ROW(x, y) = ROW(y, x)", "(x + 1, y) > (y, x)"],
     "row_comparison": ["(x, y) = (1, 1)", "(x, y) IN ((1, 2), (3, 3))", "(x, y) < (2, 2)", "(x, y) IS NULL"],
 }
 ARRAYS = [
@@ -139,6 +169,11 @@ ARRAY = {
     "remove_and_replace": ["array_remove(xs, 7)", "array_replace(xs, 7, 8)", "array_remove(xs, NULL)"],
     "to_string": ["array_to_string(xs, ',')", "array_to_string(ts, '-', '?')", "xs::text"],
     "containment": ["xs @> ARRAY[1]", "xs <@ ARRAY[1,2,3,7]", "xs && ARRAY[3, 9]", "ts @> ARRAY['b']"],
+    "slices": ["xs[:2]", "xs[2:3]", "xs[-1]", "xs[0]", "xs[1:0]", "xs[-3:2]", "(xs || xs)[3:]"],
+    "literals": ["'{1,2,3}'::int[] = xs", "xs = '{7,7}'", "ts::text", "'{a,\"b c\",NULL}'::text[]", "xs @> '{1}'", "1 = ANY ('{1,2}'::int[])", "xs::text[]", "xs && '{3}'"],
+    "comparisons_with_elements": ["2 < ANY (xs)", "2 >= ALL (xs)", "3 <> ANY (xs)", "'b' = ANY (ts)", "id < ALL (xs)", "2 <= ANY (NULL::int[])"],
+    "dimensions": ["array_dims(xs)", "array_length(xs, 2)", "array_length(ARRAY[[1,2],[3,4]], 2)", "cardinality(ARRAY[xs, xs])"],
+    "positions": ["array_positions(xs, NULL)", "array_position(xs, 7, 2)", "array_replace(ts, 'b', 'z')", "array_replace(xs, NULL, 0)"],
     "comparison": ["xs = ARRAY[1,2,3]", "xs < ARRAY[2]", "xs <> ARRAY[7,7]"],
 }
 

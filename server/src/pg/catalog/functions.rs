@@ -86,10 +86,7 @@ pub fn all(relations: &Relations) -> Vec<Arc<ScalarUDF>> {
     }
     all.push(ScalarUDF::from(Function::new("format_type", Body::FormatType)));
     all.push(lib::create_current_schemas_udf());
-    all.push(lib::quote_ident_udf::create_quote_ident_udf());
     all.push(lib::quote_ident_udf::create_parse_ident_udf());
-    all.push(lib::array_bounds_udf::create_array_upper_udf());
-    all.push(lib::array_bounds_udf::create_array_lower_udf());
     all.into_iter().map(Arc::new).collect()
 }
 
