@@ -3,10 +3,12 @@
 
 pub(crate) mod data_errors;
 mod errors;
+mod frames;
 mod names;
 mod numbers;
 mod rewrite;
 mod rows;
+mod ties;
 mod unsupported;
 mod window_tvf;
 
@@ -132,6 +134,9 @@ pub fn session_state(target_partitions: usize) -> SessionState {
             Some(first) => Arc::new(ours.as_ref().clone().with_aliases(std::iter::once(first).chain(kept))),
         });
     }
+    let excluding: Vec<Arc<WindowUDF>> =
+        aggregates.iter().map(|f| Arc::new(functions::excluding::excluding(f))).collect();
+    builder.window_functions().get_or_insert_default().extend(excluding);
     let scalars = builder.scalar_functions().get_or_insert_default();
     for ours in functions::scalars() {
         let theirs: Vec<_> = scalars.extract_if(.., |f| f.name() == ours.name()).collect();
@@ -160,6 +165,7 @@ fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     rules.push(Arc::new(ApplyFunctionRewrites::new(vec![Arc::new(CastRewrite)])));
     rules.push(Arc::new(Decorrelate));
     rules.push(Arc::new(optimize::FirstOfEach));
+    rules.push(Arc::new(optimize::FloatKeys));
     rules.push(Arc::new(optimize::TotalOrder));
     rules
 }
@@ -195,6 +201,8 @@ pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) ->
 }
 
 async fn plan_named(state: &SessionState, mut query: ast::Query, text: &str) -> Result<LogicalPlan> {
+    ties::rewrite(&mut query)?;
+    frames::rewrite(&mut query)?;
     rows::rewrite(&mut query)?;
     rewrite::rewrite(&mut query)?;
     numbers::plain_syntax(&mut query);

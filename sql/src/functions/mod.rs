@@ -1,10 +1,12 @@
 //! Functions of ours, one registry for batch and incremental paths.
 
 pub mod arithmetic;
+pub mod canonical;
 pub mod cast;
 pub mod collect;
 mod collect_udaf;
 pub(crate) mod datetime;
+pub mod excluding;
 pub mod exact_sum;
 pub mod json;
 pub mod moments;
@@ -27,7 +29,7 @@ pub use moments::{Moments, Stat};
 pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
     let exact = [sum::exact_sum(), sum::exact_avg()].into_iter();
     let all = exact.chain(statistics::functions()).chain(collect_udaf::functions()).chain(other::functions());
-    all.map(Arc::new).collect()
+    all.chain(json::aggregate::aggregates()).map(Arc::new).collect()
 }
 
 /// Fails where a scalar subquery has more than one row: `single_row(value, rows)`.
@@ -43,7 +45,7 @@ pub fn scalars() -> Vec<Arc<ScalarUDF>> {
         .chain(arithmetic::functions())
         .chain(datetime::functions())
         .chain(json::functions())
-        .chain([sign, cast::function(), single_row()])
+        .chain([sign, cast::function(), single_row(), canonical::function()])
         .map(Arc::new)
         .collect()
 }

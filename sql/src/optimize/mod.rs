@@ -8,6 +8,7 @@
 mod aggregate_order;
 mod cross_join;
 mod distinct_on;
+pub(crate) mod float_keys;
 mod push_down_filter;
 mod row_order;
 
@@ -24,6 +25,7 @@ use datafusion::optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
 
 pub use aggregate_order::TotalOrder;
 pub use distinct_on::FirstOfEach;
+pub use float_keys::FloatKeys;
 pub use row_order::physical_rules;
 
 /// Rules of DataFusion that do not apply to views.

@@ -5,6 +5,7 @@
 //! Positions in errors of this module count from the start of the string given to [`parse`].
 
 mod alter;
+pub(crate) mod clauses;
 mod columns;
 mod copy;
 mod create;

@@ -3,6 +3,7 @@
 use sqlparser::ast::{self, SetExpr};
 use sqlparser::tokenizer::Token;
 
+use super::clauses::rewritten;
 use super::cursor::{Cursor, run_sqlparser};
 use crate::error::{Result, SqlError};
 use crate::statement::{Emit, Statement, Subscribe, SubscribeTarget};
@@ -14,7 +15,7 @@ const WINDOWS: &[&str] = &["tumble", "hop", "cumulate", "session"];
 pub(crate) fn query(c: &mut Cursor<'_>, to: usize) -> Result<Box<ast::Query>> {
     let at = c.position();
     table_names(c, to)?;
-    let tokens = window_functions(c, to);
+    let tokens = prepared(c, to);
     let q = run_sqlparser(c.src, c.pos, to, tokens, |p| p.parse_query())?;
     c.pos = to;
     if matches!(*q.body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_)) {
@@ -57,8 +58,9 @@ fn table_names(c: &Cursor<'_>, to: usize) -> Result<()> {
     Ok(())
 }
 
-/// Flink's `TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), ..))` becomes `TUMBLE(t, ts, ..)`, which sqlparser can read.
-fn window_functions(c: &Cursor<'_>, to: usize) -> Vec<sqlparser::tokenizer::TokenWithSpan> {
+/// The tokens as sqlparser can read them. Flink's `TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), ..))` becomes `TUMBLE(t, ts, ..)`;
+/// for the rest see [`super::clauses`].
+fn prepared(c: &Cursor<'_>, to: usize) -> Vec<sqlparser::tokenizer::TokenWithSpan> {
     let all = &c.src.tokens;
     let is_window = |i: usize| {
         all.get(i).is_some_and(|t| WINDOWS.iter().any(|w| t.is_word(w)))
@@ -92,7 +94,7 @@ fn window_functions(c: &Cursor<'_>, to: usize) -> Vec<sqlparser::tokenizer::Toke
             }
         }
     }
-    (c.pos..to).filter(|i| !skip[i - c.pos]).map(|i| all[i].token.clone()).collect()
+    rewritten((c.pos..to).filter(|i| !skip[i - c.pos]).map(|i| all[i].token.clone()).collect())
 }
 
 /// Where a trailing EMIT clause begins: an unquoted EMIT outside of brackets before a word that continues it.
@@ -197,7 +199,7 @@ pub(crate) fn query_statement(c: &mut Cursor<'_>) -> Result<Statement> {
 /// INSERT, UPDATE or DELETE.
 pub(crate) fn dml(c: &mut Cursor<'_>) -> Result<Statement> {
     let (from, to) = (c.pos, c.end);
-    let tokens = window_functions(c, to);
+    let tokens = prepared(c, to);
     let s = run_sqlparser(c.src, from, to, tokens, |p| p.parse_statement())?;
     c.pos = to;
     Ok(Statement::Dml(Box::new(s)))

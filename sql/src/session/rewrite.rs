@@ -59,7 +59,7 @@ impl VisitorMut for Rewriter {
 }
 
 /// Parses a query of ours.
-fn template(sql: &str) -> Result<Query> {
+pub(super) fn template(sql: &str) -> Result<Query> {
     let bad = || SqlError::internal("a rewritten query does not parse");
     match Parser::parse_sql(&PostgreSqlDialect {}, sql).map_err(|_| bad())?.pop() {
         Some(ast::Statement::Query(q)) => Ok(*q),

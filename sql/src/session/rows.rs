@@ -31,6 +31,7 @@ const SET_RETURNING: &[SetReturning] = &[
     SetReturning { name: "jsonb_each", columns: &[("key", "json_keys"), ("value", "json_values")] },
     SetReturning { name: "json_each_text", columns: &[("key", "json_keys"), ("value", "json_values_text")] },
     SetReturning { name: "jsonb_each_text", columns: &[("key", "json_keys"), ("value", "json_values_text")] },
+    SetReturning { name: "jsonb_path_query", columns: &[("jsonb_path_query", "json_path_items")] },
     SetReturning { name: "string_to_table", columns: &[("string_to_table", "string_to_array")] },
     SetReturning { name: "generate_series", columns: &[("generate_series", "generate_series")] },
 ];
