@@ -4,6 +4,7 @@
 pub(crate) mod data_errors;
 mod errors;
 mod frames;
+mod json_table;
 mod names;
 mod numbers;
 mod rewrite;
@@ -201,6 +202,7 @@ pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) ->
 }
 
 async fn plan_named(state: &SessionState, mut query: ast::Query, text: &str) -> Result<LogicalPlan> {
+    json_table::rewrite(&mut query)?;
     ties::rewrite(&mut query)?;
     frames::rewrite(&mut query)?;
     rows::rewrite(&mut query)?;

@@ -4,7 +4,7 @@
 //! - `EXCLUDE CURRENT ROW | GROUP | TIES` of a window frame becomes a first partition key, a text that starts with
 //!   [`EXCLUDE_MARK`], which the planner takes off again; `EXCLUDE NO OTHERS` says nothing.
 //! - A column of `JSON_TABLE` without PATH gets its own name as its path, and `ERROR ON ERROR` of the whole table goes
-//!   before its path, as [`ERROR_MARK`].
+//!   before its path, as [`ERROR_MARK`]; the sign of a DEFAULT joins its number.
 
 use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
@@ -164,6 +164,16 @@ fn json_tables(tokens: &mut Vec<TokenWithSpan>) {
         let Some(columns) = inside.iter().copied().find(|i| is(tokens.get(*i), "columns") && opens(*i + 1)) else {
             continue;
         };
+        // A negative constant is one token.
+        for at in (columns..close).rev() {
+            let next = (tokens.get(at + 1).map(|t| &t.token), tokens.get(at + 2).map(|t| &t.token));
+            if let (true, (Some(Token::Minus), Some(Token::Number(n, long)))) = (is(tokens.get(at), "default"), next) {
+                let negative = Token::Number(format!("-{n}"), *long);
+                let span = tokens[at + 1].span;
+                tokens.splice(at + 1..at + 3, [TokenWithSpan { token: negative, span }]);
+            }
+        }
+        let close = closing(tokens, at + 1);
         // From the end, so that places before stay what they are.
         if close >= 3 && are(tokens, close - 3, &["error", "on", "error"]) {
             tokens.drain(close - 3..close);

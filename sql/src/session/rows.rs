@@ -139,6 +139,11 @@ fn call(name: Ident, args: Vec<impl Into<Box<Expr>>>) -> Expr {
     })
 }
 
+/// A call of a function of ours.
+pub(super) fn called(name: &str, args: Vec<Expr>) -> Expr {
+    call(Ident::new(name), args)
+}
+
 /// Plain arguments of a call.
 fn arguments(f: &Function) -> Option<Vec<Expr>> {
     match &f.args {

@@ -138,6 +138,9 @@ impl Running {
         pieces: &[Piece<'_>],
         taken: &mut Vec<(usize, Snapshot)>,
     ) -> Result<Vec<(usize, ArrayRef)>> {
+        if self.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut out: Vec<Vec<ScalarValue>> = vec![Vec::with_capacity(orders.len()); self.calls.len()];
         for (number, piece) in pieces.iter().enumerate() {
             let mut run = Run::new(self, columns, orders, piece)?;
@@ -419,7 +422,7 @@ mod tests {
 
     #[test]
     fn snapshots_are_few_and_close_together_at_the_end() {
-        assert_eq!(positions(10), []);
+        assert!(positions(10).is_empty());
         assert_eq!(positions(64), [64]);
         assert_eq!(positions(1000), [256, 512, 640, 768, 832, 896, 960]);
         assert!(positions(1 << 30).len() < 100);

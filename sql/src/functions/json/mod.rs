@@ -11,6 +11,7 @@ mod build;
 mod change;
 mod path;
 mod planner;
+pub(crate) mod table;
 mod udf;
 mod value;
 
@@ -35,5 +36,5 @@ pub fn is_json(field: &Field) -> bool {
 /// All of them.
 pub(super) fn functions() -> Vec<ScalarUDF> {
     let all = access::functions().into_iter().chain(change::functions()).chain(build::functions());
-    all.chain(path::functions()).chain([aggregate::key_function()]).collect()
+    all.chain(path::functions()).chain(table::functions()).chain([aggregate::key_function()]).collect()
 }

@@ -23,6 +23,7 @@ use super::value::{Json, parse_canonical};
 use crate::error::{SqlError, SqlState};
 use crate::types;
 
+pub(super) use eval::Item;
 pub(super) use parse::Path;
 
 /// What a function makes of the values a path finds.
