@@ -6,9 +6,7 @@ use arrow::array::{Array, ArrayRef, AsArray, make_array};
 use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use datafusion::common::ScalarValue;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::logical_expr::{
-    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
-};
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
 const ZERO: u64 = 1 << 63;
 const ZERO_32: u32 = 1 << 31;
@@ -99,7 +97,8 @@ mod tests {
     #[test]
     fn equal_values_have_equal_bits() {
         let column: ArrayRef = Arc::new(Float64Array::from(vec![Some(-0.0), Some(0.0), Some(-f64::NAN), None]));
-        let bits = |c: &ArrayRef| c.as_primitive::<Float64Type>().iter().map(|v| v.map(f64::to_bits)).collect::<Vec<_>>();
+        let bits =
+            |c: &ArrayRef| c.as_primitive::<Float64Type>().iter().map(|v| v.map(f64::to_bits)).collect::<Vec<_>>();
         assert_eq!(bits(&canonical(&column)), [Some(0), Some(0), Some(f64::NAN.to_bits()), None]);
         let rows = [Some(vec![Some(-0.0)]), None];
         let list: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>(rows));

@@ -187,7 +187,8 @@ fn json_tables(tokens: &mut Vec<TokenWithSpan>) {
 
 /// The path before COLUMNS.
 fn mark_path(tokens: &mut [TokenWithSpan], columns: usize) {
-    if let Some(Token::SingleQuotedString(path)) = columns.checked_sub(1).and_then(|i| tokens.get_mut(i)).map(|t| &mut t.token)
+    if let Some(Token::SingleQuotedString(path)) =
+        columns.checked_sub(1).and_then(|i| tokens.get_mut(i)).map(|t| &mut t.token)
     {
         path.insert_str(0, ERROR_MARK);
     }
@@ -218,9 +219,9 @@ fn default_paths(tokens: &mut Vec<TokenWithSpan>, open: usize) {
         };
         let span = tokens[start].span;
         // Behind the type and EXISTS, before what is said of errors.
-        let behaviour = (start + 2..end).filter(on_level).find(|i| {
-            ["default", "null", "error"].iter().any(|w| is(tokens.get(*i), w))
-        });
+        let behaviour = (start + 2..end)
+            .filter(on_level)
+            .find(|i| ["default", "null", "error"].iter().any(|w| is(tokens.get(*i), w)));
         let before = behaviour.unwrap_or(end);
         let path = format!("$.\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""));
         let keyword = TokenWithSpan { token: Token::make_word("path", None), span };
@@ -245,7 +246,10 @@ mod tests {
 
     #[test]
     fn limit_with_ties_is_fetch_with_ties() {
-        assert_eq!(rewrite("SELECT a FROM t ORDER BY a LIMIT 3 WITH TIES"), "SELECT a FROM t ORDER BY a fetch first 3 rows with ties");
+        assert_eq!(
+            rewrite("SELECT a FROM t ORDER BY a LIMIT 3 WITH TIES"),
+            "SELECT a FROM t ORDER BY a fetch first 3 rows with ties"
+        );
         assert_eq!(
             rewrite("SELECT a FROM t ORDER BY a LIMIT 3 WITH TIES OFFSET 2"),
             "SELECT a FROM t ORDER BY a OFFSET 2 fetch first 3 rows with ties"
@@ -263,10 +267,7 @@ mod tests {
             rewrite("sum(a) OVER (PARTITION BY (c) RANGE CURRENT ROW EXCLUDE CURRENT ROW)"),
             format!("sum ( a ) OVER ( PARTITION BY '{EXCLUDE_MARK}current row' , ( c ) RANGE CURRENT ROW )")
         );
-        assert_eq!(
-            rewrite("WINDOW w AS (ROWS CURRENT ROW EXCLUDE NO OTHERS)"),
-            "WINDOW w AS ( ROWS CURRENT ROW )"
-        );
+        assert_eq!(rewrite("WINDOW w AS (ROWS CURRENT ROW EXCLUDE NO OTHERS)"), "WINDOW w AS ( ROWS CURRENT ROW )");
         // Not of a frame.
         assert_eq!(rewrite("SELECT (exclude ties)"), "SELECT ( exclude ties )");
     }
@@ -274,7 +275,9 @@ mod tests {
     #[test]
     fn columns_of_json_tables_have_paths() {
         assert_eq!(
-            rewrite("JSON_TABLE(j, '$[*]' COLUMNS (a INT, \"B c\" numeric(4, 2) DEFAULT 1 ON EMPTY, n FOR ORDINALITY, p TEXT PATH '$.q', e BOOLEAN EXISTS, NESTED PATH '$.x' COLUMNS (y INT)) ERROR ON ERROR)"),
+            rewrite(
+                "JSON_TABLE(j, '$[*]' COLUMNS (a INT, \"B c\" numeric(4, 2) DEFAULT 1 ON EMPTY, n FOR ORDINALITY, p TEXT PATH '$.q', e BOOLEAN EXISTS, NESTED PATH '$.x' COLUMNS (y INT)) ERROR ON ERROR)"
+            ),
             format!(
                 "JSON_TABLE ( j , '{ERROR_MARK}$[*]' COLUMNS ( a INT path '$.\"a\"' , \"B c\" numeric ( 4 , 2 ) path '$.\"B c\"' \
                  DEFAULT 1 ON EMPTY , n FOR ORDINALITY , p TEXT PATH '$.q' , e BOOLEAN EXISTS path '$.\"e\"' , \

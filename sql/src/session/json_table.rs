@@ -52,9 +52,8 @@ fn table(factor: &mut TableFactor) -> Result<()> {
         .map_err(|e| SqlError::internal(format!("the definition of a JSON_TABLE: {e}")))?;
     let document = std::mem::replace(json_expr, Expr::value(Value::Null));
     let rows = called(FUNCTION, vec![document, Expr::value(Value::SingleQuotedString(spec))]);
-    let column = |i: usize| {
-        called(COLUMN_FUNCTION, vec![rows.clone(), Expr::value(Value::Number(i.to_string(), false))])
-    };
+    let column =
+        |i: usize| called(COLUMN_FUNCTION, vec![rows.clone(), Expr::value(Value::Number(i.to_string(), false))]);
     let array_exprs = (0..names.len()).map(column).collect();
     let mut alias = alias.take().unwrap_or_else(|| TableAlias {
         explicit: true,

@@ -6,8 +6,8 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    self, BinaryOperator, Expr, Ident, LimitClause, OrderByExpr, OrderByKind, Query, SelectItem, SetExpr,
-    TableFactor, Value, VisitMut, VisitorMut,
+    self, BinaryOperator, Expr, Ident, LimitClause, OrderByExpr, OrderByKind, Query, SelectItem, SetExpr, TableFactor,
+    Value, VisitMut, VisitorMut,
 };
 
 use super::rewrite::template;
@@ -113,8 +113,7 @@ fn bound(n: Expr, offset: Option<Expr>) -> Result<Option<Expr>> {
     if let Some(offset) = offset {
         let mut after = comparison("row_number() OVER () > 0")?;
         set_right(&mut after, offset);
-        condition =
-            Expr::BinaryOp { left: Box::new(condition), op: BinaryOperator::And, right: Box::new(after) };
+        condition = Expr::BinaryOp { left: Box::new(condition), op: BinaryOperator::And, right: Box::new(after) };
     }
     Ok(Some(condition))
 }

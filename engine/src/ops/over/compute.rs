@@ -25,7 +25,12 @@ pub(super) struct Computer {
 }
 
 impl Computer {
-    pub(super) fn new(state: &SessionState, plan: &StoredPlan, input: &SchemaRef, results: Vec<DataType>) -> Result<Self> {
+    pub(super) fn new(
+        state: &SessionState,
+        plan: &StoredPlan,
+        input: &SchemaRef,
+        results: Vec<DataType>,
+    ) -> Result<Self> {
         let (running, reduced) = Running::split(&plan.logical, input, &results)?;
         let cached = reduced.map(|plan| CachedPlan::new(state, &plan, 1)).transpose()?;
         if cached.as_ref().is_some_and(|c| c.schema().fields().len() != results.len() + 1) {

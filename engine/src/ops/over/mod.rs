@@ -366,13 +366,7 @@ impl OverOp {
     }
 
     /// Stores the results of pieces; what differs from the last goes out.
-    fn apply(
-        &mut self,
-        works: &[Work],
-        results: &[Box<[u8]>],
-        taken: Vec<(usize, Snapshot)>,
-        out: &mut Vec<Change>,
-    ) {
+    fn apply(&mut self, works: &[Work], results: &[Box<[u8]>], taken: Vec<(usize, Snapshot)>, out: &mut Vec<Change>) {
         let mut base = 0;
         let mut taken = taken.into_iter().peekable();
         for (piece, w) in works.iter().enumerate() {

@@ -258,7 +258,12 @@ fn running_functions_go_on_from_kept_states() {
         for _ in 0..if tick == 0 { 900 } else { 1 + r.below(90) } {
             // Peers are few at the end and many in the middle.
             last += i64::from(r.below(3) > 0);
-            let row = (Some(r.below(2) as i64), Some(last), r.pick(&[None, Some(0.1), Some(2.5)]), r.pick(&[Some("a"), None]));
+            let row = (
+                Some(r.below(2) as i64),
+                Some(last),
+                r.pick(&[None, Some(0.1), Some(2.5)]),
+                r.pick(&[Some("a"), None]),
+            );
             changes.push((row, 1 + i64::from(r.below(9) == 0)));
         }
         if tick % 3 == 2 {
@@ -287,8 +292,7 @@ fn zeros_of_either_sign_are_one_partition_and_peers() {
     let sql = "SELECT p, o, x, s, count(*) OVER (PARTITION BY x) AS a FROM t";
     let ranked = "SELECT p, o, x, s, rank() OVER (PARTITION BY p ORDER BY x) AS a FROM t";
     let nan = f64::from_bits(f64::NAN.to_bits() | 1 << 63);
-    let rows: Vec<Row> =
-        [-0.0, 0.0, f64::NAN, nan, 1.0].iter().map(|x| (Some(1), Some(1), Some(*x), None)).collect();
+    let rows: Vec<Row> = [-0.0, 0.0, f64::NAN, nan, 1.0].iter().map(|x| (Some(1), Some(1), Some(*x), None)).collect();
     let zeros = |context: &[Row]| direct(sql, context).unwrap();
     assert!(zeros(&rows).keys().filter(|k| k.ends_with("|2") || k.ends_with(" 2") || k.ends_with(",2")).count() <= 4);
     for sql in [sql, ranked] {

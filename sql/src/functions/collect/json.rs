@@ -17,7 +17,8 @@ impl Collector {
     fn two_texts(&self, groups: &[Vec<(&[u8], u64)>]) -> Result<(StringArray, StringArray)> {
         let columns = self.decode(groups.iter().flatten().map(|r| r.0))?;
         let text = |i: usize| -> Result<StringArray> {
-            let column = columns.get(i).ok_or_else(|| SqlError::internal("an aggregate of JSON takes two arguments"))?;
+            let column =
+                columns.get(i).ok_or_else(|| SqlError::internal("an aggregate of JSON takes two arguments"))?;
             Ok(cast(column, &DataType::Utf8).map_err(wrong)?.as_string::<i32>().clone())
         };
         Ok((text(0)?, text(1)?))

@@ -92,8 +92,7 @@ impl Collector {
         for (rows, p) in asked {
             let total = total(rows);
             let place = p.filter(|_| total > 0).map(|p| p * (total - 1) as f64);
-            let found =
-                place.and_then(|i| Some((at(rows, i.floor() as u64)?, at(rows, i.ceil() as u64)?, i.fract())));
+            let found = place.and_then(|i| Some((at(rows, i.floor() as u64)?, at(rows, i.ceil() as u64)?, i.fract())));
             parts.push(found.map(|(low, high, part)| {
                 ends.extend([low, high]);
                 part

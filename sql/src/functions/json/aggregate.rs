@@ -71,7 +71,9 @@ fn json(x: &Expr, canonical: bool, input: &DFSchema) -> Result<Expr> {
     Ok(match (kind, canonical) {
         // What is known here is not known in a part of a plan, where columns are types alone.
         (Some("jsonb"), _) | (Some(_), false) => x.clone(),
-        (Some(_), true) => Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(super::change::jsonb()), vec![x.clone()])),
+        (Some(_), true) => {
+            Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(super::change::jsonb()), vec![x.clone()]))
+        }
         _ => Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(to_json(canonical)), vec![x.clone()])),
     })
 }

@@ -48,8 +48,18 @@ pub(crate) enum Otherwise {
 pub(crate) enum ColumnDefinition {
     Ordinality,
     /// A scalar, or with `json` any value as JSON.
-    Value { data_type: String, json: bool, path: String, empty: Otherwise, error: Otherwise },
-    Exists { data_type: String, path: String, error: bool },
+    Value {
+        data_type: String,
+        json: bool,
+        path: String,
+        empty: Otherwise,
+        error: Otherwise,
+    },
+    Exists {
+        data_type: String,
+        path: String,
+        error: bool,
+    },
     /// Columns of the rows of a path below.
     Nested(Definition),
 }
@@ -127,8 +137,10 @@ impl Table {
                     let data_type = types::parse_type(data_type)?;
                     if !(data_type == DataType::Boolean || data_type == DataType::Int32 || is_text(&data_type)) {
                         let shown = types::display_name(&data_type);
-                        return Err(SqlError::unsupported(format!("an EXISTS column of type {shown} is not supported"))
-                            .hint("Use BOOLEAN, INT or TEXT."));
+                        return Err(SqlError::unsupported(format!(
+                            "an EXISTS column of type {shown} is not supported"
+                        ))
+                        .hint("Use BOOLEAN, INT or TEXT."));
                     }
                     targets.push(Target { data_type, error: Otherwise::Error });
                     Column::Exists { path: Path::parse(path)?, error: *error }
@@ -198,13 +210,7 @@ fn instead(otherwise: &Otherwise, e: impl FnOnce() -> SqlError) -> Checked<Optio
     }
 }
 
-fn value(
-    row: &Item<'_>,
-    path: &Path,
-    json: bool,
-    empty: &Otherwise,
-    error: &Otherwise,
-) -> Checked<Option<String>> {
+fn value(row: &Item<'_>, path: &Path, json: bool, empty: &Otherwise, error: &Otherwise) -> Checked<Option<String>> {
     let found = match path.find(row, None) {
         Ok(found) => found,
         Err(e) => return instead(error, || e),
@@ -368,7 +374,8 @@ impl ScalarUDFImpl for TableFunction {
         let fields = fields(&targets);
         let rows = StructArray::try_new_with_length(fields.clone(), columns, None, rows.len())?;
         let item = Arc::new(Field::new_list_field(DataType::Struct(fields), true));
-        let list: ArrayRef = Arc::new(ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), Arc::new(rows), None)?);
+        let list: ArrayRef =
+            Arc::new(ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), Arc::new(rows), None)?);
         match constant {
             true => Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&list, 0)?)),
             false => Ok(ColumnarValue::Array(list)),

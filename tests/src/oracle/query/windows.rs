@@ -166,7 +166,12 @@ impl Queries<'_> {
             11 => (format!("mode() WITHIN GROUP (ORDER BY {}{how})", any.name), any.ty),
             13 => {
                 let c = integer?.name;
-                (format!("array_to_string(percentile_disc(ARRAY[0.1, {p}, 1]) WITHIN GROUP (ORDER BY {c}{how}), ',', '~')"), Ty::Text)
+                (
+                    format!(
+                        "array_to_string(percentile_disc(ARRAY[0.1, {p}, 1]) WITHIN GROUP (ORDER BY {c}{how}), ',', '~')"
+                    ),
+                    Ty::Text,
+                )
             }
             14 => {
                 let c = integer.or(text)?.name;

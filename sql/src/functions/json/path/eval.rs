@@ -132,7 +132,8 @@ impl<'j> Run<'j> {
                 }
             }
             Expr::Arithmetic(operator, a, b) => {
-                let (a, b) = (self.operand(a, current, *operator, "left")?, self.operand(b, current, *operator, "right")?);
+                let (a, b) =
+                    (self.operand(a, current, *operator, "left")?, self.operand(b, current, *operator, "right")?);
                 out.push(number(match operator {
                     Arithmetic::Add => a.add(b)?,
                     Arithmetic::Subtract => a.add(b.negated())?,
@@ -272,12 +273,14 @@ impl<'j> Run<'j> {
             Json::Number(s) | Json::String(s) => match parse_canonical(s.trim()) {
                 Ok(Json::Number(n)) => Ok(n.into_owned()),
                 _ => {
-                    let message = format!("argument \"{s}\" of jsonpath item method .{name}() is invalid for type numeric");
+                    let message =
+                        format!("argument \"{s}\" of jsonpath item method .{name}() is invalid for type numeric");
                     error(NON_NUMERIC, message)
                 }
             },
             _ => {
-                let message = format!("jsonpath item method .{name}() can only be applied to a string or numeric value");
+                let message =
+                    format!("jsonpath item method .{name}() can only be applied to a string or numeric value");
                 error(NON_NUMERIC, message)
             }
         };
@@ -437,8 +440,9 @@ fn boolean(item: &Item<'_>) -> Result<bool> {
 }
 
 fn deep<'j>(item: &Item<'j>, level: u32, range: (Option<u32>, Option<u32>), out: &mut Vec<Item<'j>>) {
-    let below: Vec<Item<'j>> =
-        elements(item).or_else(|| members(item).map(|all| all.into_iter().map(|(_, v)| v).collect())).unwrap_or_default();
+    let below: Vec<Item<'j>> = elements(item)
+        .or_else(|| members(item).map(|all| all.into_iter().map(|(_, v)| v).collect()))
+        .unwrap_or_default();
     // `last` are the leaves.
     let leaf = below.is_empty();
     let from = range.0.map_or(leaf, |from| level >= from);

@@ -160,7 +160,13 @@ pub(super) fn compare(a: &str, b: &str) -> Ordering {
     match (x.0, y.0) {
         (false, false) => size,
         (true, true) => size.reverse(),
-        (negative, _) => if negative { Ordering::Less } else { Ordering::Greater },
+        (negative, _) => {
+            if negative {
+                Ordering::Less
+            } else {
+                Ordering::Greater
+            }
+        }
     }
 }
 
@@ -192,7 +198,10 @@ mod tests {
         assert_eq!(n("1.10").add(n("0.005")).unwrap().text(), "1.105");
         assert_eq!(n("1e2").multiply(n("-0.5")).unwrap().text(), "-50.0");
         assert_eq!(n("-7").modulo(n("3")).unwrap().text(), "-1");
-        assert_eq!((n("-1.5").floor().unwrap().text(), n("-1.5").ceiling().unwrap().text()), ("-2".into(), "-1".into()));
+        assert_eq!(
+            (n("-1.5").floor().unwrap().text(), n("-1.5").ceiling().unwrap().text()),
+            ("-2".into(), "-1".into())
+        );
         assert_eq!((n("1.2").ceiling().unwrap().text(), n("2.5").rounded().unwrap().text()), ("2".into(), "3".into()));
     }
 

@@ -31,7 +31,10 @@ pub(super) enum Expr {
     /// Something and what is done with it, step by step.
     Steps(Box<Expr>, Vec<Step>),
     /// `-x`, or `+x`.
-    Sign { negative: bool, of: Box<Expr> },
+    Sign {
+        negative: bool,
+        of: Box<Expr>,
+    },
     Arithmetic(Arithmetic, Box<Expr>, Box<Expr>),
     /// A condition where a value is expected.
     Condition(Box<Condition>),
@@ -54,7 +57,10 @@ pub(super) enum Step {
     /// `[a, b to c]`
     Elements(Vec<(Subscript, Option<Subscript>)>),
     /// `.**`, from this level to that; `None` is the last.
-    Deep { from: Option<u32>, to: Option<u32> },
+    Deep {
+        from: Option<u32>,
+        to: Option<u32>,
+    },
     Filter(Box<Condition>),
     Method(Method),
 }
@@ -272,7 +278,7 @@ impl Parser<'_> {
             return Ok(Either::Condition(Condition::Not(Box::new(inner))));
         }
         if self.word("exists") {
-            let inner = self.parenthesised(|p| Ok(p.sum()?))?;
+            let inner = self.parenthesised(Parser::sum)?;
             return Ok(Either::Condition(Condition::Exists(inner)));
         }
         let left = self.sum()?;
@@ -307,7 +313,7 @@ impl Parser<'_> {
     /// What `!` is said of: a condition in parentheses, or `exists`.
     fn negated(&mut self) -> Result<Condition> {
         if self.word("exists") {
-            return Ok(Condition::Exists(self.parenthesised(|p| p.sum())?));
+            return Ok(Condition::Exists(self.parenthesised(Parser::sum)?));
         }
         self.parenthesised(|p| {
             let inner = p.either()?;
@@ -398,7 +404,7 @@ impl Parser<'_> {
                 Expr::Current
             }
             Some('"') => Expr::String(self.string()?),
-            Some('(') => self.parenthesised(|p| p.either())?.value(),
+            Some('(') => self.parenthesised(Parser::either)?.value(),
             Some(c) if c.is_ascii_digit() || c == '.' => Expr::Number(self.number()?),
             _ => match () {
                 () if self.word("true") => Expr::Bool(true),
