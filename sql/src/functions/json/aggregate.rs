@@ -33,13 +33,16 @@ const ALL: [(&str, Collect, bool); 6] = [
     ("jsonb_object_agg", Collect::JsonbObject, false),
 ];
 
-/// What a call over columns of `input` becomes: function, arguments, what to do with NULL. `None` if it is none of ours.
+/// Function, arguments, what to do with NULL.
+pub(crate) type Collected = (Arc<AggregateUDF>, Vec<Expr>, Option<NullTreatment>);
+
+/// What a call over columns of `input` becomes; `None` if it is none of ours.
 pub(crate) fn collected(
     name: &str,
     args: &[Expr],
     filter: Option<&Expr>,
     input: &DFSchema,
-) -> Result<Option<(Arc<AggregateUDF>, Vec<Expr>, Option<NullTreatment>)>> {
+) -> Result<Option<Collected>> {
     let Some((_, kind, strict)) = ALL.iter().find(|(n, _, _)| *n == name) else { return Ok(None) };
     let canonical = matches!(kind, Collect::JsonbArray | Collect::JsonbObject);
     let args = match args {

@@ -42,7 +42,8 @@ fn keys_and_subscripts() {
             ("strict $.a.b.c", "2203A"),
             ("$.a[0].b[0]", "1"),
             ("strict $.a[0]", "22039"),
-            ("$.**.c", "null"),
+            // Once through the array, which is opened, and once itself: as in Postgres.
+            ("$.**.c", "null null"),
             ("$.**{1}.b", "[1, 2, {\"c\": null}]"),
         ],
     );
@@ -58,7 +59,8 @@ fn filters_and_conditions() {
             ("$.items[*] ? (@.n >= $low).n", "2.0"),
             ("$.items[*] ? (@.s starts with $word).n", "1"),
             ("$.items[*].s ? (@ like_regex \"^ab\" flag \"i\")", r#""abc" "Abd""#),
-            ("$.items[*] ? (exists(@.n) && !(@.n == 1)).n", r#"2.0 "three""#),
+            // A text and a number cannot be compared, and what is unknown stays so.
+            ("$.items[*] ? (exists(@.n) && !(@.n == 1)).n", "2.0"),
             ("$.items[*] ? ((@.n > 1) is unknown).n", r#""three""#),
             ("$.items[*] ? (!exists(@.s) || @.n == 1).n", r#"1 "three""#),
             ("$.top ? (@ > 4 && @ < 6)", "5"),
