@@ -4,15 +4,18 @@
 mod agree;
 pub(crate) mod data_errors;
 mod errors;
+mod frames;
+mod json_table;
 mod names;
 mod numbers;
-mod recursion;
 mod operators;
 mod order;
 mod planner;
+mod recursion;
 mod rewrite;
 mod rows;
 mod syntax;
+mod ties;
 mod unnested;
 mod unsupported;
 mod using;
@@ -133,6 +136,7 @@ fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     rules.push(Arc::new(asof::FindAsOf));
     rules.push(Arc::new(Decorrelate));
     rules.push(Arc::new(optimize::FirstOfEach));
+    rules.push(Arc::new(optimize::FloatKeys));
     rules.push(Arc::new(optimize::TotalOrder));
     rules
 }
@@ -164,7 +168,6 @@ pub fn session_state_for_views() -> SessionState {
 /// `text` is the statement's text, for positions in errors.
 pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) -> Result<LogicalPlan> {
     let mut query = query.clone();
-    rewrite::fetch_first(&mut query)?;
     window_tvf::rewrite(&mut query, text)?;
     unsupported::check_syntax(&query)?;
     let casts = recursion::check(&mut query, state, text)?;
@@ -185,6 +188,9 @@ pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) ->
 async fn plan_named(state: &SessionState, mut query: ast::Query, text: &str) -> Result<LogicalPlan> {
     using::rewrite(&mut query)?;
     order::rewrite(&mut query)?;
+    json_table::rewrite(&mut query)?;
+    ties::rewrite(&mut query)?;
+    frames::rewrite(&mut query)?;
     rows::rewrite(&mut query)?;
     rewrite::rewrite(&mut query)?;
     syntax::expressions(&mut query)?;

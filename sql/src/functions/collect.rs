@@ -1,22 +1,27 @@
-//! Aggregates that see the values of a group in order: `array_agg`, `string_agg`, `first_value`, `percentile_disc`, ...
+//! Aggregates that see the values of a group in order: `array_agg`, `string_agg`, `first_value`, `percentile_disc`,
+//! `median`, `json_agg`, ...
 //!
 //! A group is a [`Bag`]: a multiset of rows as bytes whose order is the order asked for and then the arguments. It can be
 //! added to and retracted from in any order, so that batch and views have the same code and the same answer. Where SQL
 //! leaves the order open, it is that of the arguments, NULLs last.
 
+mod json;
+mod percentiles;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, Float64Array, ListArray, StringBuilder, UInt32Array, make_array, new_null_array,
-};
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, StringBuilder, UInt32Array, new_null_array};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::{SortOptions, cast, take};
-use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int64Type};
+use arrow::datatypes::{DataType, Field, Int64Type};
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, Rows, SortField};
 
 use crate::error::{Result, SqlError, SqlState};
+use crate::functions::canonical::canonical;
+
+pub use percentiles::shares;
 
 /// Rows of a group with their number of times, which may be negative in passing.
 pub type Bag = BTreeMap<Box<[u8]>, i64>;
@@ -40,11 +45,21 @@ pub enum Collect {
     PercentileDisc,
     /// `mode() WITHIN GROUP (ORDER BY x)`: the most frequent value, of several the first.
     Mode,
+    /// `median(x)`: the value in the middle, or the mean of the two there.
+    Median,
+    /// What `json_agg` becomes: texts that are JSON, and what stands before one that is not the first.
+    JsonArray,
+    /// What `jsonb_agg` becomes.
+    JsonbArray,
+    /// What `json_object_agg` becomes: keys, and texts that are JSON.
+    JsonObject,
+    /// What `jsonb_object_agg` becomes.
+    JsonbObject,
 }
 
 impl Collect {
     /// All of them, with their names.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 14] = [
         (Self::ArrayAgg, "array_agg"),
         (Self::StringAgg, "string_agg"),
         (Self::FirstValue, "first_value"),
@@ -53,6 +68,13 @@ impl Collect {
         (Self::PercentileCont, "percentile_cont"),
         (Self::PercentileDisc, "percentile_disc"),
         (Self::Mode, "mode"),
+        (Self::Median, "median"),
+        // Exact: a view could not take an estimate back.
+        (Self::Median, "approx_median"),
+        (Self::JsonArray, "json_array_of"),
+        (Self::JsonbArray, "jsonb_array_of"),
+        (Self::JsonObject, "json_object_of"),
+        (Self::JsonbObject, "jsonb_object_of"),
     ];
 
     /// The aggregate with this name.
@@ -62,7 +84,17 @@ impl Collect {
 
     /// True where rows whose first argument is NULL do not count.
     fn skips_nulls(self) -> bool {
-        matches!(self, Self::StringAgg | Self::PercentileCont | Self::PercentileDisc | Self::Mode)
+        matches!(self, Self::StringAgg | Self::PercentileCont | Self::PercentileDisc | Self::Mode | Self::Median)
+    }
+
+    /// True where the second argument is a share of the values, or a list of them.
+    pub fn takes_share(self) -> bool {
+        matches!(self, Self::PercentileCont | Self::PercentileDisc)
+    }
+
+    /// True for what the aggregates of JSON become.
+    pub fn is_json(self) -> bool {
+        matches!(self, Self::JsonArray | Self::JsonbArray | Self::JsonObject | Self::JsonbObject)
     }
 }
 
@@ -78,6 +110,8 @@ pub struct Collector {
     distinct: bool,
     orders: usize,
     first: DataType,
+    /// The second argument is a list of shares.
+    lists: bool,
     output: DataType,
     converter: RowConverter,
 }
@@ -109,7 +143,8 @@ impl Collector {
         }
         let converter = RowConverter::new(fields).map_err(wrong)?;
         let skip_nulls = ignore_nulls || kind.skips_nulls();
-        Ok(Self { kind, skip_nulls, distinct, orders: order.len(), first, output, converter })
+        let lists = kind.takes_share() && matches!(args.get(1), Some(DataType::List(_)));
+        Ok(Self { kind, skip_nulls, distinct, orders: order.len(), first, lists, output, converter })
     }
 
     /// Rows as keys of a [`Bag`].
@@ -145,10 +180,10 @@ impl Collector {
                     _ => None,
                 })
             })?,
-            Collect::PercentileDisc => self.picked(groups, |rows, total, p| {
-                Ok(share(p)?.and_then(|p| at(rows, ((p * total as f64).ceil() as u64).max(1) - 1)))
-            })?,
-            Collect::PercentileCont => self.interpolated(groups)?,
+            Collect::PercentileDisc | Collect::PercentileCont => self.percentiles(groups)?,
+            Collect::Median => self.medians(groups)?,
+            Collect::JsonArray | Collect::JsonbArray => self.json_arrays(groups)?,
+            Collect::JsonObject | Collect::JsonbObject => self.json_objects(groups)?,
             Collect::Mode => self.picked(groups, |rows, _, _| {
                 let most = rows.iter().map(|r| r.1).max().unwrap_or(0);
                 Ok(rows.iter().find(|r| r.1 == most).map(|r| r.0))
@@ -247,32 +282,6 @@ impl Collector {
         };
         Ok(groups.iter().map(one).collect())
     }
-
-    fn interpolated(&self, groups: &[Vec<(&[u8], u64)>]) -> Result<ArrayRef> {
-        let parameters = self.parameters(groups)?;
-        let mut ends: Vec<&[u8]> = Vec::new();
-        let mut parts: Vec<Option<f64>> = Vec::with_capacity(groups.len());
-        for (group, p) in groups.iter().zip(&parameters) {
-            let total: u64 = group.iter().map(|r| r.1).sum();
-            let place = share(p)?.filter(|_| total > 0).map(|p| p * (total - 1) as f64);
-            let found = place
-                .and_then(|at_| Some((at(group, at_.floor() as u64)?, at(group, at_.ceil() as u64)?, at_.fract())));
-            parts.push(found.map(|(low, high, part)| {
-                ends.extend([low, high]);
-                part
-            }));
-        }
-        let values = self.decode(ends.into_iter())?.swap_remove(0);
-        let values = cast(&values, &DataType::Float64).map_err(wrong)?;
-        let (pairs, _) = values.as_primitive::<Float64Type>().values().as_chunks::<2>();
-        let mut pairs = pairs.iter();
-        let one = |part: &Option<f64>| {
-            let part = (*part)?;
-            let [low, high] = pairs.next()?;
-            Some(if part == 0.0 || low == high { *low } else { low + part * (high - low) })
-        };
-        Ok(Arc::new(parts.iter().map(one).collect::<Float64Array>()))
-    }
 }
 
 /// The row at a position, counting repetitions.
@@ -284,19 +293,6 @@ fn at<'b>(rows: &[(&'b [u8], u64)], mut position: u64) -> Option<&'b [u8]> {
         position -= n;
     }
     None
-}
-
-/// A share of values, between 0 and 1; `None` for NULL.
-pub fn share(p: &ArrayRef) -> Result<Option<f64>> {
-    let p = cast(p, &DataType::Float64).map_err(wrong)?;
-    let p = p.as_primitive::<Float64Type>();
-    if p.is_empty() || p.is_null(0) {
-        return Ok(None);
-    }
-    match p.value(0) {
-        p if (0.0..=1.0).contains(&p) => Ok(Some(p)),
-        p => Err(SqlError::new(SqlState::NUMERIC_OUT_OF_RANGE, format!("percentile value {p} is not between 0 and 1"))),
-    }
 }
 
 /// Bytes of a bag: for each row its length, its number of times, the row.
@@ -322,19 +318,4 @@ pub fn bag_from_bytes(mut bytes: &[u8]) -> Result<Vec<(Box<[u8]>, i64)>> {
         bytes = rest;
     }
     Ok(out)
-}
-
-/// Values that SQL calls equal become the same bits.
-fn canonical(column: &ArrayRef) -> ArrayRef {
-    match column.data_type() {
-        DataType::Float64 => {
-            let fix = |x: f64| if x.is_nan() { f64::NAN } else { x + 0.0 };
-            Arc::new(column.as_primitive::<Float64Type>().unary::<_, Float64Type>(fix))
-        }
-        DataType::Float32 => {
-            let fix = |x: f32| if x.is_nan() { f32::NAN } else { x + 0.0 };
-            Arc::new(column.as_primitive::<Float32Type>().unary::<_, Float32Type>(fix))
-        }
-        _ => make_array(column.to_data()),
-    }
 }

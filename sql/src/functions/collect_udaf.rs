@@ -16,12 +16,20 @@ use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_na
 use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility};
 use datafusion::physical_expr::expressions::Literal;
 
-use super::collect::{Bag, Collect, Collector, bag_from_bytes, bag_to_bytes, share};
+use super::collect::{Bag, Collect, Collector, bag_from_bytes, bag_to_bytes, shares};
+use super::json::json_field;
 use crate::error::{SqlError, SqlState};
+use crate::types as sql_types;
 
 /// All of them.
 pub(super) fn functions() -> Vec<AggregateUDF> {
     Collect::ALL.iter().map(|(kind, name)| AggregateUDF::from(CollectFunction::new(*kind, name))).collect()
+}
+
+/// The one of this kind.
+pub(super) fn function(kind: Collect) -> AggregateUDF {
+    let name = Collect::ALL.iter().find(|(k, _)| *k == kind).map_or("", |(_, name)| *name);
+    AggregateUDF::from(CollectFunction::new(kind, name))
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -67,24 +75,51 @@ impl AggregateUDFImpl for CollectFunction {
         let text =
             |t: &DataType| matches!(t, DataType::Null | DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
         let number = |t: &DataType| t.is_numeric() || t.is_null();
+        let share = |p: &DataType| match p {
+            DataType::List(f) | DataType::LargeList(f) | DataType::FixedSizeList(f, _) if number(f.data_type()) => {
+                Some(sql_types::list_of(DataType::Float64))
+            }
+            p => number(p).then_some(DataType::Float64),
+        };
         Ok(match (self.kind, types) {
             (Collect::ArrayAgg | Collect::FirstValue | Collect::LastValue | Collect::Mode, [x]) => vec![x.clone()],
             (Collect::StringAgg, [x, d]) if text(x) && text(d) => vec![DataType::Utf8, DataType::Utf8],
             (Collect::NthValue, [x, n]) if number(n) => vec![x.clone(), DataType::Int64],
-            (Collect::PercentileCont, [x, p]) if number(x) && number(p) => vec![DataType::Float64, DataType::Float64],
+            (Collect::Median, [t @ (DataType::Decimal128(..) | DataType::Decimal256(..))]) => vec![t.clone()],
+            (Collect::Median, [x]) if number(x) => vec![DataType::Float64],
+            (Collect::PercentileCont, [x, p]) if number(x) => {
+                vec![DataType::Float64, share(p).ok_or_else(|| no_such(self.name, types))?]
+            }
             // The third is how fine an estimate would be.
             (Collect::PercentileCont, [x, p, n]) if number(x) && number(p) && number(n) => {
                 vec![DataType::Float64, DataType::Float64, n.clone()]
             }
-            (Collect::PercentileDisc, [x, p]) if number(p) => vec![x.clone(), DataType::Float64],
+            (Collect::PercentileDisc, [x, p]) => {
+                vec![x.clone(), share(p).ok_or_else(|| no_such(self.name, types))?]
+            }
+            (json, [x, y]) if json.is_json() && text(x) && text(y) => vec![DataType::Utf8View, DataType::Utf8View],
             _ => return Err(no_such(self.name, types)),
         })
     }
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
         Ok(match (self.kind, types.first()) {
             (_, None) => return Err(no_such(self.name, types)),
-            (Collect::ArrayAgg, Some(t)) => DataType::List(Arc::new(Field::new_list_field(t.clone(), true))),
+            (Collect::ArrayAgg, Some(t)) => sql_types::list_of(t.clone()),
+            (kind, Some(t)) if kind.takes_share() && matches!(types.get(1), Some(DataType::List(_))) => {
+                sql_types::list_of(t.clone())
+            }
             (_, Some(t)) => t.clone(),
+        })
+    }
+    fn return_field(&self, args: &[FieldRef]) -> Result<FieldRef> {
+        let name = self.name;
+        Ok(match self.kind {
+            Collect::JsonArray | Collect::JsonObject => json_field(name, "json"),
+            Collect::JsonbArray | Collect::JsonbObject => json_field(name, "jsonb"),
+            _ => {
+                let types: Vec<DataType> = args.iter().map(|f| f.data_type().clone()).collect();
+                Arc::new(Field::new(name, self.return_type(&types)?, true))
+            }
         })
     }
     fn order_sensitivity(&self) -> AggregateOrderSensitivity {
@@ -94,16 +129,16 @@ impl AggregateUDFImpl for CollectFunction {
         Ok(Some(self))
     }
     fn supports_null_handling_clause(&self) -> bool {
-        !matches!(self.kind, Collect::StringAgg | Collect::Mode | Collect::PercentileCont | Collect::PercentileDisc)
+        matches!(self.kind, Collect::ArrayAgg | Collect::FirstValue | Collect::LastValue | Collect::NthValue)
     }
     fn supports_within_group_clause(&self) -> bool {
         matches!(self.kind, Collect::PercentileCont | Collect::PercentileDisc | Collect::Mode)
     }
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        if matches!(self.kind, Collect::PercentileCont | Collect::PercentileDisc) {
+        if self.kind.takes_share() {
             // A view would find out at the first row.
             match args.exprs.get(1).and_then(|e| e.downcast_ref::<Literal>()) {
-                Some(p) => share(&p.value().to_array()?).map_err(external)?,
+                Some(p) => shares(&p.value().to_array()?).map_err(external)?,
                 None => {
                     return Err(external(SqlError::unsupported(format!(
                         "{} of a share that is no constant",
@@ -121,7 +156,15 @@ impl AggregateUDFImpl for CollectFunction {
             && !args.is_distinct
             && matches!(
                 self.kind,
-                Collect::ArrayAgg | Collect::StringAgg | Collect::FirstValue | Collect::LastValue | Collect::NthValue
+                Collect::ArrayAgg
+                    | Collect::StringAgg
+                    | Collect::FirstValue
+                    | Collect::LastValue
+                    | Collect::NthValue
+                    | Collect::JsonArray
+                    | Collect::JsonbArray
+                    | Collect::JsonObject
+                    | Collect::JsonbObject
             );
         let output = args.return_field.data_type().clone();
         let collector = Collector::new(self.kind, &types, &order, args.is_distinct, args.ignore_nulls, output);

@@ -3,6 +3,7 @@
 pub mod arithmetic;
 pub(crate) mod arrays;
 pub(crate) mod bytes;
+pub mod canonical;
 pub mod cast;
 pub mod collect;
 mod collect_udaf;
@@ -10,6 +11,7 @@ pub(crate) mod datetime;
 mod define;
 pub mod exact_sum;
 mod format;
+pub mod excluding;
 pub mod json;
 pub(crate) mod math;
 pub mod moments;
@@ -36,7 +38,7 @@ pub(crate) use registry::replace_defaults;
 fn aggregates() -> Vec<Arc<AggregateUDF>> {
     let exact = [sum::exact_sum(), sum::exact_avg()].into_iter();
     let all = exact.chain(statistics::functions()).chain(collect_udaf::functions()).chain(other::functions());
-    all.map(Arc::new).collect()
+    all.chain(json::aggregate::aggregates()).map(Arc::new).collect()
 }
 
 /// Fails where a scalar subquery has more than one row: `single_row(value, rows)`.
@@ -65,6 +67,7 @@ fn scalars() -> Vec<Arc<ScalarUDF>> {
         .chain(math::functions())
         .chain(text::functions())
         .chain([sign, ceil, cast::function(), opaque::function(), single_row(), crate::asof::marker()])
+        .chain([canonical::function()])
         .map(Arc::new)
         .collect()
 }

@@ -8,7 +8,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, UInt64Type};
 use datafusion::common::ScalarValue;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::functions_aggregate::{bit_and_or_xor, bool_and_or, count, median, min_max};
+use datafusion::functions_aggregate::{bit_and_or_xor, bool_and_or, count, min_max};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_name};
 use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, GroupsAccumulator, Signature, Volatility};
@@ -32,7 +32,6 @@ pub(super) fn functions() -> Vec<AggregateUDF> {
         named("any_value", min_max::min_udaf(), false),
         // What others estimate is exact here: a view could not take an estimate back.
         named("approx_distinct", count::count_udaf(), true),
-        named("approx_median", median::median_udaf(), false),
         AggregateUDF::from(CountIf { signature: Signature::exact(vec![DataType::Boolean], Volatility::Immutable) }),
     ]
 }

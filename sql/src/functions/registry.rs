@@ -20,7 +20,7 @@ pub(crate) fn replace_defaults(builder: &mut SessionStateBuilder) {
             *f = ours;
         }
     }
-    place(windows, super::windows());
+    let mut ours = super::windows();
     let aggregates = builder.aggregate_functions().get_or_insert_default();
     for f in aggregates.iter_mut() {
         if let Some(ours) = signed::aggregate(f) {
@@ -28,6 +28,8 @@ pub(crate) fn replace_defaults(builder: &mut SessionStateBuilder) {
         }
     }
     place(aggregates, super::aggregates());
+    ours.extend(aggregates.iter().map(|f| Arc::new(super::excluding::excluding(f))));
+    place(builder.window_functions().get_or_insert_default(), ours);
     let scalars = builder.scalar_functions().get_or_insert_default();
     place(scalars, super::scalars());
 }

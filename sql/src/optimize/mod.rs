@@ -9,6 +9,7 @@ mod aggregate_order;
 mod cross_join;
 mod dependencies;
 mod distinct_on;
+pub(crate) mod float_keys;
 mod push_down_filter;
 mod rounds;
 mod row_order;
@@ -27,6 +28,7 @@ use datafusion::optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
 pub use aggregate_order::TotalOrder;
 pub use distinct_on::FirstOfEach;
 pub use rounds::{ROUND_ROWS_MAX, ROUNDS_MAX, RoundsMax, rounds_max, too_many_rounds, too_many_rows};
+pub use float_keys::FloatKeys;
 pub use row_order::physical_rules;
 
 /// Rules of DataFusion that do not apply to views.

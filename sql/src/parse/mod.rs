@@ -7,6 +7,7 @@
 mod alter;
 mod asof;
 mod asof_condition;
+pub(crate) mod clauses;
 mod columns;
 mod copy;
 mod create;

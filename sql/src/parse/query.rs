@@ -5,6 +5,7 @@ use std::ops::Range;
 use sqlparser::ast::{self, SetExpr};
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 
+use super::clauses::rewritten;
 use super::cursor::{Cursor, run_sqlparser};
 use super::{asof, asof_condition, matches};
 use crate::error::{Result, SqlError};
@@ -17,7 +18,7 @@ const WINDOWS: &[&str] = &["tumble", "hop", "cumulate", "session"];
 pub(crate) fn query(c: &mut Cursor<'_>, to: usize) -> Result<Box<ast::Query>> {
     let at = c.position();
     table_names(c, to)?;
-    let tokens = asof::rewrite(c, matches::tokens(c, to, &window_functions(c, to))?)?;
+    let tokens = prepared(c, to)?;
     let mut q = run_sqlparser(c.src, c.pos, to, tokens, |p| p.parse_query())?;
     matches::restore(&mut q);
     asof_condition::mark(&mut q, c.src.text)?;
@@ -60,6 +61,12 @@ fn table_names(c: &Cursor<'_>, to: usize) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The tokens as sqlparser can read them; see [`super::clauses`] for the rest.
+fn prepared(c: &Cursor<'_>, to: usize) -> Result<Vec<TokenWithSpan>> {
+    let tokens = matches::tokens(c, to, &window_functions(c, to))?;
+    Ok(rewritten(asof::rewrite(c, tokens)?))
 }
 
 /// What the forms of other systems have that sqlparser does not read.
@@ -279,7 +286,7 @@ pub(crate) fn query_statement(c: &mut Cursor<'_>) -> Result<Statement> {
 /// INSERT, UPDATE or DELETE.
 pub(crate) fn dml(c: &mut Cursor<'_>) -> Result<Statement> {
     let (from, to) = (c.pos, c.end);
-    let tokens = asof::rewrite(c, matches::tokens(c, to, &window_functions(c, to))?)?;
+    let tokens = prepared(c, to)?;
     let mut s = run_sqlparser(c.src, from, to, tokens, |p| p.parse_statement())?;
     matches::restore(&mut s);
     asof_condition::mark(&mut s, c.src.text)?;

@@ -232,11 +232,11 @@ impl Printer<'_> {
                 format!("Exchange hash ({})", names(input(0), columns))
             }
             IncOp::Recompute { plan, keys, .. } => match keys {
-                Some(k) => {
+                Some(k) if !k.output.is_empty() => {
                     let by = k.inputs.first().map_or(String::new(), |i| names(input(0), i));
                     format!("Recompute by ({by}) {}", first_line(&plan.logical))
                 }
-                None => format!("Recompute {}", first_line(&plan.logical)),
+                _ => format!("Recompute {}", first_line(&plan.logical)),
             },
         }
     }

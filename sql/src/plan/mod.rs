@@ -444,7 +444,7 @@ pub enum IncOp {
         distribution: Distribution,
     },
     /// DataFusion over the integrals of the inputs (leaves `t0, t1, ..`), diffed against the last output.
-    /// With keys: only the groups whose rows changed are computed anew.
+    /// With keys: only the groups whose rows changed are computed anew; without columns in them all rows are one group.
     Recompute {
         /// The plan over leaves `t0, ..`.
         plan: StoredPlan,

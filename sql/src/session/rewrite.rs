@@ -25,40 +25,6 @@ pub(super) fn rewrite(query: &mut Query) -> Result<()> {
     }
 }
 
-/// `FETCH FIRST n ROWS ONLY` as the LIMIT it is.
-pub(super) fn fetch_first(query: &mut Query) -> Result<()> {
-    struct Fetch;
-    impl VisitorMut for Fetch {
-        type Break = SqlError;
-        fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
-            let Some(fetch) = query.fetch.take() else { return ControlFlow::Continue(()) };
-            if fetch.with_ties || fetch.percent {
-                let what = if fetch.percent { "PERCENT" } else { "WITH TIES" };
-                return ControlFlow::Break(SqlError::unsupported(format!("FETCH FIRST .. {what} is not supported")));
-            }
-            let rows = fetch.quantity.unwrap_or_else(|| Expr::value(Value::Number("1".into(), false)));
-            match &mut query.limit_clause {
-                None => {
-                    let limit = Some(rows);
-                    query.limit_clause =
-                        Some(ast::LimitClause::LimitOffset { limit, offset: None, limit_by: Vec::new() });
-                }
-                Some(ast::LimitClause::LimitOffset { limit: limit @ None, .. }) => *limit = Some(rows),
-                Some(_) => {
-                    let error =
-                        SqlError::new(crate::error::SqlState::SYNTAX_ERROR, "multiple LIMIT clauses not allowed");
-                    return ControlFlow::Break(error);
-                }
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    match query.visit(&mut Fetch) {
-        ControlFlow::Break(e) => Err(e),
-        ControlFlow::Continue(()) => Ok(()),
-    }
-}
-
 struct Rewriter;
 
 fn flow(result: Result<()>) -> ControlFlow<SqlError> {

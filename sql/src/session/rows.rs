@@ -33,6 +33,7 @@ const SET_RETURNING: &[SetReturning] = &[
     SetReturning { name: "jsonb_each_text", columns: &[("key", "json_keys"), ("value", "json_values_text")] },
     SetReturning { name: "regexp_matches", columns: &[("regexp_matches", "regexp_all_matches")] },
     SetReturning { name: "regexp_split_to_table", columns: &[("regexp_split_to_table", "regexp_split_to_array")] },
+    SetReturning { name: "jsonb_path_query", columns: &[("jsonb_path_query", "json_path_items")] },
     SetReturning { name: "string_to_table", columns: &[("string_to_table", "string_to_array")] },
     SetReturning { name: "generate_series", columns: &[("generate_series", "generate_series")] },
 ];
@@ -138,6 +139,11 @@ fn call(name: Ident, args: Vec<impl Into<Box<Expr>>>) -> Expr {
         over: None,
         within_group: Vec::new(),
     })
+}
+
+/// A call of a function of ours.
+pub(super) fn called(name: &str, args: Vec<Expr>) -> Expr {
+    call(Ident::new(name), args)
 }
 
 /// Plain arguments of a call.

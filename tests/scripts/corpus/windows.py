@@ -26,6 +26,13 @@ FUNCTIONS = {
     "range_of_time": ["count(*) OVER (ORDER BY at RANGE BETWEEN INTERVAL '1 day' PRECEDING AND CURRENT ROW)",
                       "sum(qty) OVER (ORDER BY at RANGE BETWEEN INTERVAL '12 hours' PRECEDING AND INTERVAL '12 hours' FOLLOWING)"],
     "groups_frame": ["sum(qty) OVER (ORDER BY product GROUPS BETWEEN 1 PRECEDING AND CURRENT ROW)", "count(*) OVER (ORDER BY region GROUPS CURRENT ROW)"],
+    "groups_of_rows": ["sum(qty) OVER (ORDER BY product GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 FOLLOWING)", "max(qty) OVER ({b} ORDER BY product GROUPS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING)",
+                       "count(*) OVER (ORDER BY region DESC GROUPS BETWEEN 2 PRECEDING AND 1 PRECEDING)", "avg(qty) OVER (ORDER BY product GROUPS UNBOUNDED PRECEDING)"],
+    "exclude": ["sum(qty) OVER (ORDER BY id ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING EXCLUDE CURRENT ROW)", "count(*) OVER (ORDER BY product RANGE UNBOUNDED PRECEDING EXCLUDE GROUP)",
+                "sum(qty) OVER ({b} ORDER BY product GROUPS BETWEEN 1 PRECEDING AND 1 FOLLOWING EXCLUDE TIES)", "max(price) OVER (ORDER BY region ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING EXCLUDE NO OTHERS)",
+                "avg(qty) FILTER (WHERE qty > 2) OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING EXCLUDE CURRENT ROW)",
+                "first_value(id) OVER (ORDER BY id ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW)", "string_agg(product, ',') OVER ({b} ORDER BY id ROWS 2 PRECEDING EXCLUDE CURRENT ROW)",
+                "row_number() OVER (ORDER BY id ROWS UNBOUNDED PRECEDING EXCLUDE TIES)"],
     "peers": ["sum(qty) OVER (ORDER BY product)", "count(*) OVER (ORDER BY region)", "sum(qty) OVER (PARTITION BY product ORDER BY region)"],
     "filter": ["count(*) FILTER (WHERE qty > 3) OVER ({b} ORDER BY id)", "sum(qty) FILTER (WHERE product = 'pen') OVER (ORDER BY id)"],
     "nulls_first_and_last": ["row_number() OVER (ORDER BY qty NULLS FIRST, id)", "row_number() OVER (ORDER BY qty DESC NULLS LAST, id)",
@@ -35,6 +42,7 @@ FUNCTIONS = {
 }
 WHOLE = {
     "named_window": ["SELECT id, row_number() OVER w AS a, sum(qty) OVER w AS b FROM sales WINDOW w AS (PARTITION BY region ORDER BY id)"],
+    "exclude_named": ["SELECT id, sum(qty) OVER w AS a, count(*) OVER w AS b FROM sales WINDOW w AS (PARTITION BY region ORDER BY id ROWS 1 PRECEDING EXCLUDE CURRENT ROW)"],
     "top_of_partition": ["SELECT id, region FROM (SELECT id, region, row_number() OVER (PARTITION BY region ORDER BY qty DESC NULLS LAST, id) AS n FROM sales) x WHERE n = 1",
                          "SELECT id, n FROM (SELECT id, rank() OVER (ORDER BY qty DESC NULLS LAST) AS n FROM sales) x WHERE n <= 3",
                          "SELECT id FROM (SELECT id, dense_rank() OVER (PARTITION BY product ORDER BY price) AS n FROM sales) x WHERE n < 2",

@@ -216,7 +216,7 @@ impl<'a> Queries<'a> {
             && let Some((call, ty)) = self.further_aggregate(cols)
         {
             // What wraps an aggregate cannot be filtered.
-            if !call.starts_with("array_to_string") && self.rng.random_bool(0.2) {
+            if !call.starts_with("array_to_string") && !call.starts_with("CAST(") && self.rng.random_bool(0.2) {
                 return (format!("{call} FILTER (WHERE {})", self.exprs(cols).predicate(1)), ty);
             }
             return (call, ty);
@@ -400,11 +400,15 @@ impl<'a> Queries<'a> {
         let limit = self.rng.random_range(1..5);
         let offset = if self.rng.random_bool(0.25) { " OFFSET 1" } else { "" };
         let items: Vec<String> = inner.cols.iter().map(|c| format!("{alias}.{0} AS {0}", c.name)).collect();
-        let sql = format!(
-            "SELECT {} FROM ({}) AS {alias} ORDER BY {order} LIMIT {limit}{offset}",
-            items.join(", "),
-            inner.sql
-        );
+        let tail = match cols.choose(self.rng) {
+            // One column leaves ties.
+            Some(c) if self.rng.random_bool(0.3) => {
+                let how = ["", " DESC", " NULLS FIRST"].choose(self.rng).copied().unwrap_or("");
+                format!("ORDER BY {}{how} FETCH FIRST {limit} ROWS WITH TIES", c.name)
+            }
+            _ => format!("ORDER BY {order} LIMIT {limit}{offset}"),
+        };
+        let sql = format!("SELECT {} FROM ({}) AS {alias} {tail}", items.join(", "), inner.sql);
         Query { sql, cols: inner.cols }
     }
 

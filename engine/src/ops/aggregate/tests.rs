@@ -140,6 +140,10 @@ fn all_calls() -> Vec<AggCall> {
         AggCall { order: vec![descending(2)], ..filtered(call(Collect(FirstValue), Some(2), int.clone())) },
         AggCall { order: vec![ascending(2)], ignore_nulls: true, ..call(Collect(LastValue), Some(2), int.clone()) },
         AggCall { order: vec![descending(2)], ..call(Collect(Mode), Some(2), int) },
+        AggCall { order: vec![ascending(4)], ..call(Collect(Median), Some(4), DataType::Float64) },
+        AggCall { order: vec![ascending(3)], ..call(Collect(Median), Some(3), D) },
+        AggCall { order: vec![ascending(2)], more: vec![6], ..call(Collect(JsonArray), Some(6), DataType::Utf8View) },
+        AggCall { order: vec![ascending(2)], more: vec![6], ..call(Collect(JsonbObject), Some(1), DataType::Utf8View) },
     ]
 }
 
@@ -190,6 +194,42 @@ fn model_of_more(c: &AggCall, rows: &[&&Row]) -> String {
         }
         AggFunc::Collect(FirstValue) => shown(all.last().and_then(|r| r.1)),
         AggFunc::Collect(LastValue) => shown(values.last().copied()),
+        AggFunc::Collect(Median) if c.arg == Some(4) => {
+            let mut all: Vec<f64> = rows.iter().filter_map(|r| r.f).collect();
+            all.sort_by(f64::total_cmp);
+            let Some(last) = all.len().checked_sub(1) else { return shown(None) };
+            let (low, high) = (all[last / 2], all[last.div_ceil(2)]);
+            float(if last % 2 == 0 || low == high { low } else { low + 0.5 * (high - low) })
+        }
+        AggFunc::Collect(Median) => {
+            let mut all: Vec<i128> = rows.iter().filter_map(|r| r.d).collect();
+            all.sort_unstable();
+            let Some(last) = all.len().checked_sub(1) else { return shown(None) };
+            rounded(all[last / 2] + all[last.div_ceil(2)], 2).to_string()
+        }
+        AggFunc::Collect(JsonArray) => {
+            let mut all: Vec<(bool, Option<i64>, bool, Option<&str>)> =
+                rows.iter().map(|r| (r.i.is_none(), r.i, r.s.is_none(), r.s)).collect();
+            all.sort_unstable();
+            let mut out = String::new();
+            for (.., s) in &all {
+                out.push_str(if out.is_empty() { "[" } else { s.unwrap_or(", ") });
+                out.push_str(s.unwrap_or("null"));
+            }
+            if all.is_empty() { shown(None) } else { out + "]" }
+        }
+        AggFunc::Collect(JsonbObject) => {
+            let mut all: Vec<_> =
+                rows.iter().map(|r| ((r.i.is_none(), r.i), (r.t.is_none(), r.t), (r.s.is_none(), r.s))).collect();
+            all.sort_unstable();
+            let members: BTreeMap<(usize, &str), &str> = all
+                .iter()
+                .map(|(_, (_, t), (_, s))| (t.unwrap_or_default(), s.unwrap_or("null")))
+                .map(|(key, value)| ((key.len(), key), value))
+                .collect();
+            let members: Vec<String> = members.iter().map(|((_, k), v)| format!("\"{k}\": {v}")).collect();
+            if all.is_empty() { shown(None) } else { format!("{{{}}}", members.join(", ")) }
+        }
         _ => {
             let times = |v: &i64| values.iter().filter(|x| *x == v).count();
             let most = values.iter().map(times).max().unwrap_or(0);
@@ -559,7 +599,8 @@ async fn types_and_values_are_those_of_batch_datafusion() {
         bit_or(i) FILTER (WHERE \"on\"), bit_xor(i), var_samp(i), var_pop(DISTINCT i),
         array_agg(i ORDER BY s DESC NULLS FIRST, i), array_agg(DISTINCT i ORDER BY i),
         first_value(i ORDER BY i DESC NULLS FIRST) FILTER (WHERE \"on\"), last_value(i ORDER BY i) IGNORE NULLS,
-        mode() WITHIN GROUP (ORDER BY i DESC) FROM t GROUP BY k, t";
+        mode() WITHIN GROUP (ORDER BY i DESC), median(f), median(d), json_array_of(s, s ORDER BY i),
+        jsonb_object_of(t, s ORDER BY i) FROM t GROUP BY k, t";
     let context = SessionContext::new_with_state(millstream_sql::session::session_state(1));
     context.register_batch("t", z.rows.clone()).expect("registers");
     let batches = context.sql(sql).await.expect("plans").collect().await.expect("runs");

@@ -2,8 +2,8 @@
 //!
 //! Every partition keeps its rows in order, and for each the last result. A change of a row is felt by the rows whose
 //! frames it is in, or which count it (`reach`): only those are computed again, from as many rows around them as their
-//! functions look at, all touched partitions in one run of DataFusion's window operators. What differs from the last
-//! result is emitted.
+//! functions look at, all touched partitions in one run of DataFusion's window operators. Functions over everything up to
+//! the current row go on from a kept state ([`running`]). What differs from the last result is emitted.
 //!
 //! Rows that tie are in the order of all their columns, as in ad-hoc SELECT; equal rows are copies that each have a
 //! result of their own. A partition that cannot be computed (a sum out of range) has no output and one entry in the
@@ -12,6 +12,7 @@
 mod compute;
 mod reach;
 pub(in crate::ops) mod rows;
+mod running;
 mod store;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -28,10 +29,11 @@ use millstream_sql::plan::{SortColumn, StoredPlan};
 use self::compute::Computer;
 use self::reach::{Measure, Reach};
 use self::rows::{Entry, Key, Rows};
+use self::running::{Piece, Snapshot};
 use super::eval::{RowText, is_of_data};
 use super::{DeltaOp, Emit, ErrorSet, Shard, SlotDelta, StateStats, TickCx};
 use crate::error::{Error, Result, ResultExt as _};
-use crate::state::keyed::code::plain_type;
+use crate::state::keyed::code::{canonical, plain_type};
 use crate::zset::{Weights, ZBatch};
 
 /// Rows given to one run of the functions, about; a partition's piece is never cut.
@@ -44,6 +46,8 @@ struct Partition {
     rows: Rows,
     /// Changes of this tick: row, bytes of its order, weight.
     pending: Vec<(Key, u32, i64)>,
+    /// States of the running functions, by position.
+    snapshots: Vec<Snapshot>,
 }
 
 /// Rows of one partition to be computed: results of copies `from..to` out of rows `needs_from..needs_to`.
@@ -55,6 +59,9 @@ struct Work {
     needs_from: u64,
     needs_to: u64,
 }
+
+/// Results of rows as bytes, and snapshots with the number of their piece.
+type Computed = (Vec<Box<[u8]>>, Vec<(usize, Snapshot)>);
 
 /// A row of output: the row, its result, its weight.
 type Change = (Key, Box<[u8]>, i64);
@@ -134,9 +141,10 @@ impl OverOp {
         };
         let of_keys = partition.iter().map(|p| SortField::new(plain.field(*p).data_type().clone())).collect();
         let results = output_schema.fields().iter().skip(width).map(|f| f.data_type().clone()).collect();
+        let computer = Computer::new(state, plan, &input, results)?;
         Ok(Self {
-            reach: Reach::of(&plan.logical)?,
-            computer: Computer::new(state, plan, &input, results)?,
+            reach: Reach::of(&plan.logical, computer.running())?,
+            computer,
             plain,
             output_schema,
             partition,
@@ -187,7 +195,7 @@ impl OverOp {
 
     fn partition_bytes(&self, plain: &[ArrayRef], rows: usize) -> Result<Vec<Box<[u8]>>> {
         let Some(converter) = &self.keys else { return Ok(vec![Box::from([0u8].as_slice()); rows]) };
-        let columns: Vec<ArrayRef> = self.partition.iter().map(|p| plain[*p].clone()).collect();
+        let columns = self.partition.iter().map(|p| canonical(&plain[*p])).collect::<Result<Vec<ArrayRef>>>()?;
         let keys = converter.convert_columns(&columns).e()?;
         Ok((0..rows).map(|i| Box::from(keys.row(i).data())).collect())
     }
@@ -255,14 +263,18 @@ impl OverOp {
         changed
     }
 
-    /// What must be computed again in a partition after `changed`.
-    fn work(&self, slot: u32, changed: &[(Key, bool)], whole: bool, out: &mut Vec<Work>) -> Result<()> {
-        let rows = &self.partitions[slot as usize].rows;
+    /// What must be computed again in a partition after `changed`. Snapshots behind a change are dropped.
+    fn work(&mut self, slot: u32, changed: &[(Key, bool)], whole: bool, out: &mut Vec<Work>) -> Result<()> {
+        let Partition { rows, snapshots, .. } = &mut self.partitions[slot as usize];
         let starts = rows.starts();
         let total = starts.total;
+        if total == 0 || whole {
+            snapshots.clear();
+        }
         if total == 0 {
             return Ok(());
         }
+        let mut unchanged = u64::MAX;
         let all = Work { slot, from: 0, to: total, needs_from: 0, needs_to: total };
         if whole {
             out.push(all);
@@ -276,6 +288,7 @@ impl OverOp {
                 Ok(place) => (starts.position(rows, place), rows.at(place).map_or(0, Entry::copies)),
                 Err(place) => (starts.position(rows, place), 0),
             };
+            unchanged = unchanged.min(position);
             // Where rows went away, their neighbours felt them.
             let (from, to) = match more {
                 true => (position, position + copies),
@@ -291,10 +304,14 @@ impl OverOp {
                 _ => pieces.push((from, to)),
             }
         }
+        snapshots.retain(|s| s.position <= unchanged);
         let first = out.len();
         let mut needed = 0;
         for (from, to) in pieces {
-            let needs_from = self.reach.needs_before.back(&measure, from)?;
+            let mut needs_from = self.reach.needs_before.back(&measure, from)?;
+            if !self.computer.running().is_empty() {
+                needs_from = needs_from.min(last_before(snapshots, from).map_or(0, |s| s.position));
+            }
             let needs_to = self.reach.needs_after.on(&measure, to)?;
             needed += needs_to - needs_from;
             out.push(Work { slot, from, to, needs_from, needs_to });
@@ -312,8 +329,8 @@ impl OverOp {
         let works: Vec<Work> = works.iter().filter(|w| !self.failing.contains_key(&w.slot)).copied().collect();
         let (Some(first), Some(last)) = (works.first(), works.last()) else { return Ok(()) };
         match self.compute(&works) {
-            Ok(results) => {
-                self.apply(&works, &results, out);
+            Ok((results, taken)) => {
+                self.apply(&works, &results, taken, out);
                 Ok(())
             }
             Err(e) if !is_of_data(&e) => Err(e),
@@ -330,29 +347,39 @@ impl OverOp {
         }
     }
 
-    /// Results of the rows of these pieces, as bytes: those of `needs_from..needs_to` of each.
-    fn compute(&mut self, works: &[Work]) -> Result<Vec<Box<[u8]>>> {
+    /// Results of the rows of these pieces, as bytes: those of `needs_from..needs_to` of each. Also the snapshots on the
+    /// way, with the number of the piece.
+    fn compute(&mut self, works: &[Work]) -> Result<Computed> {
         let mut keys: Vec<Key> = Vec::new();
-        let (mut parts, mut bases) = (Vec::new(), Vec::new());
-        for (part, w) in works.iter().enumerate() {
-            let rows = &self.partitions[w.slot as usize].rows;
-            rows.each(&rows.starts(), w.needs_from, w.needs_to, |e, first, end| {
+        let mut lengths: Vec<usize> = Vec::new();
+        let mut pieces = Vec::with_capacity(works.len());
+        for w in works {
+            let p = &self.partitions[w.slot as usize];
+            let start = keys.len();
+            p.rows.each(&p.rows.starts(), w.needs_from, w.needs_to, |e, first, end| {
                 let copies = end.min(w.needs_to) - first.max(w.needs_from);
                 keys.extend((0..copies).map(|_| e.key.clone()));
+                lengths.resize(keys.len(), e.order as usize);
             });
-            parts.resize(keys.len(), part as i64);
-            bases.resize(keys.len(), i64::try_from(w.needs_from).unwrap_or(i64::MAX));
+            let before = last_before(&p.snapshots, w.from);
+            pieces.push(Piece { range: start..keys.len(), position: w.needs_from, from: w.from, before });
         }
         let columns = self.decode(keys.iter())?;
-        self.computer.run(columns, parts, &self.reach.positions, &bases)
+        let orders: Vec<&[u8]> = keys.iter().zip(&lengths).map(|(k, n)| &k[..*n]).collect();
+        let mut taken = Vec::new();
+        let results = self.computer.run(columns, &orders, &pieces, &self.reach.positions, &mut taken)?;
+        Ok((results, taken))
     }
 
     /// Stores the results of pieces; what differs from the last goes out.
-    fn apply(&mut self, works: &[Work], results: &[Box<[u8]>], out: &mut Vec<Change>) {
+    fn apply(&mut self, works: &[Work], results: &[Box<[u8]>], taken: Vec<(usize, Snapshot)>, out: &mut Vec<Change>) {
         let mut base = 0;
-        for w in works {
-            let rows = &mut self.partitions[w.slot as usize].rows;
+        let mut taken = taken.into_iter().peekable();
+        for (piece, w) in works.iter().enumerate() {
+            let Partition { rows, snapshots, .. } = &mut self.partitions[w.slot as usize];
             let starts = rows.starts();
+            let new = std::iter::from_fn(|| taken.next_if(|(p, _)| *p == piece)).map(|(_, s)| s);
+            running::keep(snapshots, new, starts.total);
             let dirty = &mut self.dirty;
             rows.each_results_mut(&starts, w.from, w.to, |key, copies, first| {
                 for (old, position) in copies.iter_mut().zip(first..) {
@@ -378,7 +405,8 @@ impl OverOp {
     /// Takes all output of a partition back.
     fn fail(&mut self, slot: u32, error: Error, errors: &mut ErrorSet, out: &mut Vec<Change>) -> Result<()> {
         let dirty = &mut self.dirty;
-        let rows = &mut self.partitions[slot as usize].rows;
+        let Partition { rows, snapshots, .. } = &mut self.partitions[slot as usize];
+        snapshots.clear();
         rows.each_result_mut(|key, r| {
             if !r.is_empty() {
                 out.push((key.clone(), std::mem::take(r), -1));
@@ -532,9 +560,15 @@ impl DeltaOp for OverOp {
 
     fn stats(&self) -> StateStats {
         // An entry: the shared bytes with two counts, its fields, and a result.
-        let bytes = self.bytes + self.entries * 120 + self.partitions.len() * 128;
+        let snapshots: usize = self.partitions.iter().map(|p| p.snapshots.len()).sum();
+        let bytes = self.bytes + self.entries * 120 + self.partitions.len() * 128 + snapshots * 256;
         StateStats { rows: self.entries, bytes }
     }
+}
+
+/// The last snapshot that a result from a position on can be made from.
+fn last_before(snapshots: &[Snapshot], from: u64) -> Option<&Snapshot> {
+    snapshots.iter().rev().find(|s| s.position <= from)
 }
 
 /// The type of a column of results that counts rows.

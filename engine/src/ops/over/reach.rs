@@ -8,7 +8,10 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::expr::{NullTreatment, WindowFunction, WindowFunctionDefinition};
 use datafusion::logical_expr::{Expr, LogicalPlan, WindowFrameBound, WindowFrameUnits};
 
+use millstream_sql::functions::excluding::EXCLUDING;
+
 use super::rows::{Rows, Starts};
+use super::running::Running;
 use crate::error::{Error, Result, ResultExt as _};
 
 /// A distance in one direction: the farther of its parts.
@@ -155,8 +158,8 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    /// Of the functions of a stored plan.
-    pub(super) fn of(plan: &LogicalPlan) -> Result<Self> {
+    /// Of the functions of a stored plan; those that are `running` need nothing but what they keep.
+    pub(super) fn of(plan: &LogicalPlan, running: &Running) -> Result<Self> {
         let mut calls = Vec::new();
         plan.apply(|node| {
             if let LogicalPlan::Window(w) = node {
@@ -170,12 +173,12 @@ impl Reach {
             let Expr::WindowFunction(f) = call.unalias() else {
                 return Err(Error::internal("the plan of a window operator has something else in it"));
             };
-            reach.add(i, &f);
+            reach.add(i, &f, running.does(i));
         }
         Ok(reach)
     }
 
-    fn add(&mut self, i: usize, f: &WindowFunction) {
+    fn add(&mut self, i: usize, f: &WindowFunction, running: bool) {
         // (felt before, felt after, needs before, needs after)
         let (fb, fa, nb, na) = match &f.fun {
             WindowFunctionDefinition::WindowUDF(w) => match w.name() {
@@ -191,10 +194,13 @@ impl Reach {
                 "lag" => shifted(f, true),
                 "lead" => shifted(f, false),
                 "first_value" | "last_value" | "nth_value" => framed(f),
+                // What is left out of a frame is in it.
+                name if name.ends_with(EXCLUDING) => framed(f),
                 _ => (Span::ALL, Span::ALL, Span::ALL, Span::ALL),
             },
             WindowFunctionDefinition::AggregateUDF(_) => framed(f),
         };
+        let (nb, na) = if running { (Span::NONE, Span::NONE) } else { (nb, na) };
         let widen = |span: &mut Span, by: Span| *span = std::mem::take(span).farther(by);
         widen(&mut self.felt_before, fb);
         widen(&mut self.felt_after, fa);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::is_json;
 use super::udf::{json_field, user_error};
-use super::value::{parse_canonical, quote};
+use super::value::{key_order, parse_canonical, quote};
 use crate::error::{SqlError, SqlState};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,17 +45,46 @@ const ALL: [(&str, &[&str], What, bool); 8] = [
 ];
 
 pub(super) fn functions() -> Vec<ScalarUDF> {
-    ALL.into_iter()
-        .map(|(name, aliases, what, canonical)| {
-            ScalarUDF::from(Build {
-                name,
-                aliases: aliases.iter().map(|a| (*a).to_owned()).collect(),
-                what,
-                canonical,
-                signature: Signature::user_defined(Volatility::Immutable),
-            })
-        })
-        .collect()
+    ALL.into_iter().map(function).collect()
+}
+
+/// `to_json`, or `to_jsonb`.
+pub(super) fn to_json(canonical: bool) -> ScalarUDF {
+    function(ALL[usize::from(canonical)])
+}
+
+fn function((name, aliases, what, canonical): (&'static str, &[&str], What, bool)) -> ScalarUDF {
+    ScalarUDF::from(Build {
+        name,
+        aliases: aliases.iter().map(|a| (*a).to_owned()).collect(),
+        what,
+        canonical,
+        signature: Signature::user_defined(Volatility::Immutable),
+    })
+}
+
+/// An object of keys and of values that are JSON already; with `canonical` as `jsonb` has it, otherwise in the layout of
+/// `json_object_agg`.
+pub(in crate::functions) fn write_object(mut members: Vec<(&str, &str)>, canonical: bool) -> String {
+    if canonical {
+        // The sort is stable: of equal keys the last one stays the last, and that one counts.
+        members.sort_by(|a, b| key_order(a.0, b.0));
+        members.reverse();
+        members.dedup_by(|a, b| a.0 == b.0);
+        members.reverse();
+    }
+    let (open, between, close) = if canonical { ("{", ": ", "}") } else { ("{ ", " : ", " }") };
+    let mut out = String::from(open);
+    for (i, (key, value)) in members.iter().enumerate() {
+        if i > 0 {
+            out.push_str(", ");
+        }
+        quote(key, &mut out);
+        out.push_str(between);
+        out.push_str(value);
+    }
+    out.push_str(close);
+    out
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]

@@ -8,13 +8,18 @@ use super::udf::{Arg, Def, Key, Row, RowResult, Run};
 use super::value::{Json, parse, parse_canonical};
 use crate::error::{SqlError, SqlState};
 
+/// What a cast to `jsonb` calls.
+pub(super) fn jsonb() -> ScalarUDF {
+    let run = Run::Json("jsonb", to_jsonb);
+    Def { names: &["jsonb"], args: &[Arg::Text], optional: 0, variadic: false, run }.udf()
+}
+
 pub(super) fn functions() -> Vec<ScalarUDF> {
     const fn def(names: &'static [&'static str], args: &'static [Arg], run: Run) -> Def {
         Def { names, args, optional: 0, variadic: false, run }
     }
     [
         def(&["json"], &[Arg::Text], Run::Json("json", to_json)),
-        def(&["jsonb"], &[Arg::Text], Run::Json("jsonb", to_jsonb)),
         def(&["jsonb_concat"], &[Arg::Text, Arg::Text], Run::Json("jsonb", concat)),
         def(&["jsonb_delete"], &[Arg::Text, Arg::Keys], Run::Json("jsonb", delete)),
         def(&["jsonb_delete_path"], &[Arg::Text, Arg::TextList], Run::Json("jsonb", delete_path)),
@@ -32,6 +37,7 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
     ]
     .into_iter()
     .map(Def::udf)
+    .chain([jsonb()])
     .collect()
 }
 

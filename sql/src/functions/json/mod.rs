@@ -6,9 +6,12 @@
 //! values have equal text.
 
 mod access;
+pub(crate) mod aggregate;
 mod build;
 mod change;
+mod path;
 mod planner;
+pub(crate) mod table;
 mod udf;
 mod value;
 
@@ -18,7 +21,9 @@ mod tests;
 use arrow::datatypes::Field;
 use datafusion::logical_expr::ScalarUDF;
 
+pub(super) use build::write_object;
 pub use planner::JsonPlanner;
+pub(super) use udf::json_field;
 
 /// Key of the metadata of a field that holds JSON; its value is `json` or `jsonb`.
 pub const JSON_KEY: &str = "millstream.type";
@@ -30,5 +35,6 @@ pub fn is_json(field: &Field) -> bool {
 
 /// All of them.
 pub(super) fn functions() -> Vec<ScalarUDF> {
-    access::functions().into_iter().chain(change::functions()).chain(build::functions()).collect()
+    let all = access::functions().into_iter().chain(change::functions()).chain(build::functions());
+    all.chain(path::functions()).chain(table::functions()).chain([aggregate::key_function()]).collect()
 }

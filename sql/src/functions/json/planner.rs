@@ -63,6 +63,8 @@ impl ExprPlanner for JsonPlanner {
             Op::Question => "jsonb_exists",
             Op::QuestionPipe => "jsonb_exists_any",
             Op::QuestionAnd => "jsonb_exists_all",
+            Op::AtQuestion => "jsonb_path_exists",
+            Op::AtAt => "jsonb_path_match",
             Op::AtArrow | Op::ArrowAt | Op::StringConcat | Op::Minus => {
                 let (left, right) = (operand(&raw.left, schema), operand(&raw.right, schema));
                 let textual = |o| matches!(o, O::Json | O::Text | O::Literal);

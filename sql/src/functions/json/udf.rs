@@ -108,9 +108,32 @@ pub(super) fn user_error(e: SqlError) -> DataFusionError {
 }
 
 /// A field of text that is known to be JSON.
-pub(super) fn json_field(name: &str, kind: &str) -> FieldRef {
+pub(in crate::functions) fn json_field(name: &str, kind: &str) -> FieldRef {
     let metadata = HashMap::from([(JSON_KEY.to_owned(), kind.to_owned())]);
     Arc::new(Field::new(name, DataType::Utf8View, true).with_metadata(metadata))
+}
+
+/// The types that arguments of these types become. So many of `args` may be left out at the end; the last may repeat.
+pub(super) fn coerced(
+    name: &str,
+    args: &[Arg],
+    optional: usize,
+    most: usize,
+    given: &[DataType],
+) -> Result<Vec<DataType>> {
+    let undefined = || {
+        let types: Vec<String> = given.iter().map(types::display_name).collect();
+        let message = format!("function {name}({}) does not exist", types.join(", "));
+        user_error(
+            SqlError::new(SqlState::UNDEFINED_FUNCTION, message)
+                .hint("No function matches the given name and argument types."),
+        )
+    };
+    if given.len() < args.len() - optional || given.len() > most {
+        return Err(undefined());
+    }
+    let last = args.len() - 1;
+    given.iter().enumerate().map(|(i, t)| args[i.min(last)].coerced(t).ok_or_else(undefined)).collect()
 }
 
 impl Arg {
@@ -154,20 +177,9 @@ impl ScalarUDFImpl for JsonFunction {
 
     fn coerce_types(&self, given: &[DataType]) -> Result<Vec<DataType>> {
         let def = &self.def;
-        let undefined = || {
-            let types: Vec<String> = given.iter().map(types::display_name).collect();
-            let message = format!("function {}({}) does not exist", self.name(), types.join(", "));
-            user_error(
-                SqlError::new(SqlState::UNDEFINED_FUNCTION, message)
-                    .hint("No function matches the given name and argument types."),
-            )
-        };
-        let least = def.args.len() - def.optional - usize::from(def.variadic);
-        if given.len() < least || (!def.variadic && given.len() > def.args.len()) {
-            return Err(undefined());
-        }
-        let last = def.args.len() - 1;
-        given.iter().enumerate().map(|(i, t)| def.args[i.min(last)].coerced(t).ok_or_else(undefined)).collect()
+        let optional = def.optional + usize::from(def.variadic);
+        let most = if def.variadic { usize::MAX } else { def.args.len() };
+        coerced(self.name(), def.args, optional, most, given)
     }
 
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
@@ -255,7 +267,7 @@ pub(super) enum Values {
 }
 
 impl Values {
-    fn new(array: &ArrayRef) -> Result<Self> {
+    pub(super) fn new(array: &ArrayRef) -> Result<Self> {
         Ok(match array.data_type() {
             DataType::Int64 => Self::Int(array.as_primitive::<Int64Type>().clone()),
             DataType::Boolean => Self::Bool(array.as_boolean().clone()),
@@ -272,7 +284,7 @@ impl Values {
         })
     }
 
-    fn is_null(&self, row: usize) -> bool {
+    pub(super) fn is_null(&self, row: usize) -> bool {
         match self {
             Self::Text(a) => a.is_null(row),
             Self::Int(a) => a.is_null(row),
@@ -297,6 +309,10 @@ pub(super) enum Key<'a> {
 }
 
 impl<'a> Row<'a> {
+    pub(super) fn new(arrays: &'a [Values], row: usize) -> Self {
+        Self { arrays, row }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.arrays.len()
     }

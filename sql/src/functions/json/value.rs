@@ -488,7 +488,7 @@ impl<'a> Json<'a> {
 }
 
 /// Order of keys in `jsonb`: shorter ones first, then by bytes.
-fn key_order(a: &str, b: &str) -> std::cmp::Ordering {
+pub(super) fn key_order(a: &str, b: &str) -> std::cmp::Ordering {
     a.len().cmp(&b.len()).then_with(|| a.cmp(b))
 }
 
@@ -512,7 +512,7 @@ pub(super) fn quote(text: &str, out: &mut String) {
 }
 
 /// A number without its exponent, as NUMERIC writes it. One beyond every NUMERIC stays as it is.
-fn plain_number(text: Cow<'_, str>) -> Cow<'_, str> {
+pub(super) fn plain_number(text: Cow<'_, str>) -> Cow<'_, str> {
     let negative_zero = text.starts_with('-') && !text.bytes().any(|b| (b'1'..=b'9').contains(&b));
     let Some(e) = text.find(['e', 'E']) else {
         return if negative_zero { Cow::Owned(text[1..].to_owned()) } else { text };

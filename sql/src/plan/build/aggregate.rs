@@ -8,7 +8,7 @@ use datafusion::logical_expr::utils::grouping_set_to_exprlist;
 use datafusion::logical_expr::{Expr, GroupingSet, LogicalPlan};
 
 use super::{Builder, Fail, IncOp, NodeId, PlanExpr, Planned, arrow_schema, positional, positional_all, recompute};
-use crate::functions::collect::{Collector, share};
+use crate::functions::collect::{Collector, shares};
 use crate::functions::{Collect, Stat};
 use crate::plan::{AggCall, AggFunc, RecomputeKeys, SortColumn};
 
@@ -45,6 +45,11 @@ impl Builder<'_> {
                 filter = filter.into_iter().chain(condition).reduce(Expr::and);
                 args = &[];
             }
+            // `count(a, b)`: rows without a NULL among them.
+            if func == AggFunc::CountStar && args.len() > 1 {
+                let present = args.iter().map(|a| a.clone().is_not_null());
+                filter = filter.into_iter().chain(present).reduce(Expr::and);
+            }
             if func == AggFunc::CountStar {
                 args = &[];
             }
@@ -54,10 +59,10 @@ impl Builder<'_> {
                 let at = column(positional(e, input_schema)?);
                 if i == 0 { call.arg = Some(at) } else { call.more.push(at) }
             }
-            if matches!(func, AggFunc::Collect(Collect::PercentileCont | Collect::PercentileDisc))
+            if matches!(func, AggFunc::Collect(kind) if kind.takes_share())
                 && let Some(Expr::Literal(value, _)) = args.get(1)
             {
-                share(&value.to_array()?)?;
+                shares(&value.to_array()?)?;
             }
             if matches!(func, AggFunc::Collect(_)) {
                 for by in &p.order_by {
@@ -172,7 +177,7 @@ impl Builder<'_> {
         })
     }
 
-    /// Keyed by the group columns.
+    /// Keyed by the group columns; without any, everything is one group.
     pub(super) fn recompute_aggregate(
         &mut self,
         a: &Aggregate,
@@ -180,7 +185,7 @@ impl Builder<'_> {
         reason: &str,
     ) -> Planned<Option<NodeId>> {
         let sets = a.group_expr.iter().any(|e| matches!(e, Expr::GroupingSet(_)));
-        if a.group_expr.is_empty() || sets {
+        if sets {
             return Ok(None);
         }
         let keys = positional_all(&a.group_expr, a.input.schema())?;
@@ -237,13 +242,17 @@ fn native_function(f: &AggregateFunction) -> Option<AggFunc> {
     let name = f.func.name();
     if let Some(kind) = Collect::named(name) {
         // A share that is no constant is an error of the function's.
-        let constant = p.args.get(1).is_none_or(|e| kind == Collect::StringAgg || matches!(e, Expr::Literal(..)));
+        let free = kind == Collect::StringAgg || kind.is_json();
+        let constant = p.args.get(1).is_none_or(|e| free || matches!(e, Expr::Literal(..)));
         return constant.then_some(AggFunc::Collect(kind));
     }
     if let Some(stat) = Stat::named(name) {
         let pairs = stat.is_of_pairs();
         let fits = p.null_treatment.is_none() && p.args.len() == 1 + usize::from(pairs) && !(pairs && p.distinct);
         return fits.then_some(AggFunc::Stat(stat));
+    }
+    if name == "count" && p.args.len() > 1 && !p.distinct && p.null_treatment.is_none() {
+        return Some(AggFunc::CountStar);
     }
     if p.null_treatment.is_some() || p.args.len() > 1 {
         return None;

@@ -104,12 +104,12 @@ impl Builder<'_> {
                     JoinKind::Full => of(0).iter().filter(|d| **d == Distribution::Single).cloned().collect(),
                 }
             }
-            IncOp::Recompute { keys: Some(k), .. } => {
+            IncOp::Recompute { keys: Some(k), .. } if !k.output.is_empty() => {
                 let input = k.inputs.first().map_or(&[][..], |i| i.as_slice());
                 let hash = Distribution::Hash(input.to_vec());
                 if of(0).contains(&hash) { vec![Distribution::Hash(k.output.clone())] } else { Vec::new() }
             }
-            IncOp::Recompute { keys: None, .. } | IncOp::Recursive { .. } => vec![Distribution::Single],
+            IncOp::Recompute { .. } | IncOp::Recursive { .. } => vec![Distribution::Single],
             IncOp::Union => {
                 let shared = |d: &&Distribution| (1..inputs.len()).all(|i| of(i).contains(d));
                 of(0).iter().filter(shared).cloned().collect()

@@ -6,6 +6,7 @@ use datafusion::logical_expr::logical_plan::{DistinctOn, Limit};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use super::{Builder, IncOp, NodeId, Planned, arrow_schema, literal_count, positional, positional_all};
+use crate::optimize::float_keys;
 use crate::plan::SortColumn;
 
 /// The order of the plan's rows that an outermost ORDER BY asks for, as far as it is by output columns.
@@ -13,7 +14,7 @@ pub(super) fn of_output(plan: &LogicalPlan) -> Vec<SortColumn> {
     match plan {
         LogicalPlan::Sort(s) => {
             let column = |e: &SortExpr| {
-                let Expr::Column(c) = &e.expr else { return None };
+                let Expr::Column(c) = float_keys::compared(&e.expr) else { return None };
                 let column = s.input.schema().index_of_column(c).ok()?;
                 Some(SortColumn { column, descending: !e.asc, nulls_first: e.nulls_first })
             };

@@ -153,8 +153,8 @@ impl Builder<'_> {
             .into_iter()
             .enumerate()
             .map(|(i, id)| match &keys {
-                Some(k) => self.hashed(id, k.inputs[i].clone()),
-                None => self.single(id),
+                Some(k) if !k.output.is_empty() => self.hashed(id, k.inputs[i].clone()),
+                _ => self.single(id),
             })
             .collect();
         let schema = arrow_schema(plan.schema());

@@ -17,8 +17,16 @@ impl Queries<'_> {
     fn frame(&mut self, ordered: bool) -> String {
         let (a, b) = (self.rng.random_range(0..3), self.rng.random_range(0..3));
         let n = if ordered { 9 } else { 5 };
-        match self.rng.random_range(0..n) {
-            0 | 1 => String::new(),
+        let kind = self.rng.random_range(0..n);
+        let exclude = match self.rng.random_range(0..8) {
+            0 => " EXCLUDE CURRENT ROW",
+            1 => " EXCLUDE GROUP",
+            2 => " EXCLUDE TIES",
+            3 => " EXCLUDE NO OTHERS",
+            _ => "",
+        };
+        let frame = match kind {
+            0 | 1 => return String::new(),
             2 => format!(" ROWS BETWEEN {a} PRECEDING AND {b} FOLLOWING"),
             3 => " ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW".into(),
             4 => format!(" ROWS BETWEEN {a} FOLLOWING AND UNBOUNDED FOLLOWING"),
@@ -26,7 +34,8 @@ impl Queries<'_> {
             6 => format!(" GROUPS BETWEEN UNBOUNDED PRECEDING AND {b} FOLLOWING"),
             7 => " RANGE BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING".into(),
             _ => format!(" ROWS BETWEEN {} PRECEDING AND {a} PRECEDING", a + b),
-        }
+        };
+        frame + exclude
     }
 
     /// Window functions over partitions with ties, with and without frames.
@@ -170,7 +179,7 @@ impl Queries<'_> {
         let text = self.one_of(cols, &[Ty::Text]).cloned();
         let p = ["0", "0.25", "0.5", "0.9", "1"].choose(self.rng).copied().unwrap_or("0.5");
         let how = ["", " DESC"].choose(self.rng).copied().unwrap_or("");
-        Some(match self.rng.random_range(0..14) {
+        Some(match self.rng.random_range(0..18) {
             0 => {
                 let f = ["var_pop", "var_samp", "stddev_pop", "stddev_samp"].choose(self.rng).copied()?;
                 (format!("{f}({})", number?.name), Ty::Double)
@@ -195,6 +204,28 @@ impl Queries<'_> {
             9 => (format!("percentile_cont({p}) WITHIN GROUP (ORDER BY {}{how})", number?.name), Ty::Double),
             10 => (format!("percentile_disc({p}) WITHIN GROUP (ORDER BY {}{how})", any.name), any.ty),
             11 => (format!("mode() WITHIN GROUP (ORDER BY {}{how})", any.name), any.ty),
+            13 => {
+                let c = integer?.name;
+                (
+                    format!(
+                        "array_to_string(percentile_disc(ARRAY[0.1, {p}, 1]) WITHIN GROUP (ORDER BY {c}{how}), ',', '~')"
+                    ),
+                    Ty::Text,
+                )
+            }
+            14 => {
+                let c = integer.or(text)?.name;
+                let distinct = if self.rng.random_bool(0.3) { "DISTINCT " } else { "" };
+                (format!("CAST(json_agg({distinct}{c} ORDER BY {c}{how}) AS TEXT)"), Ty::Text)
+            }
+            15 => {
+                let c = integer.or(truth).or(text)?.name;
+                (format!("CAST(jsonb_agg({c} ORDER BY {c}{how}) AS TEXT)"), Ty::Text)
+            }
+            16 => {
+                let (k, v) = (text?.name, integer?.name);
+                (format!("CAST(jsonb_object_agg(coalesce({k}, '-'), {v} ORDER BY {v}{how}) AS TEXT)"), Ty::Text)
+            }
             12 => {
                 let f = ["first_value", "last_value"].choose(self.rng).copied()?;
                 (format!("{f}({} ORDER BY {}{how})", any.name, other.name), any.ty)
