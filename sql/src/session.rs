@@ -42,6 +42,7 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as DfStatement;
 use sqlparser::ast;
 
+use crate::asof;
 use crate::decorrelate::Decorrelate;
 use crate::error::{Result, SqlState};
 use crate::functions;

@@ -86,7 +86,7 @@ impl Run {
     fn restart(&mut self, plan: &Arc<IncPlan>, state: &SessionState) {
         for f in self.job.freeze().expect("freezes") {
             if f.delta.replaces {
-                let same = |s: &FrozenSlot| (s.shard, s.node, s.delta.slot) == (f.shard, f.node, f.delta.slot);
+                let same = |s: &FrozenSlot| (s.shard, s.node, &s.delta.slot) == (f.shard, f.node, &f.delta.slot);
                 self.stored.retain(|s| !same(s));
             }
             self.stored.push(f);
@@ -94,7 +94,7 @@ impl Run {
         let mut job = JobRunner::new(plan.clone(), self.job.shard_count() as usize, state).expect("job");
         for f in &self.stored {
             for b in &f.delta.batches {
-                job.restore(f.node, f.delta.slot, b).expect("restores");
+                job.restore(f.node, &f.delta.slot, b).expect("restores");
             }
         }
         job.restored().expect("restored");

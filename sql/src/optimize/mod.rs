@@ -27,8 +27,8 @@ use datafusion::optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
 
 pub use aggregate_order::TotalOrder;
 pub use distinct_on::FirstOfEach;
-pub use rounds::{ROUND_ROWS_MAX, ROUNDS_MAX, RoundsMax, rounds_max, too_many_rounds, too_many_rows};
 pub use float_keys::FloatKeys;
+pub use rounds::{ROUND_ROWS_MAX, ROUNDS_MAX, RoundsMax, rounds_max, too_many_rounds, too_many_rows};
 pub use row_order::physical_rules;
 
 /// Rules of DataFusion that do not apply to views.

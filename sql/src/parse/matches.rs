@@ -23,7 +23,8 @@ pub(crate) const FINAL: &str = "__final";
 
 /// Tokens `c.pos..to` with the changes that `foreign` says, every MATCH_RECOGNIZE as sqlparser reads it.
 pub(super) fn tokens(c: &Cursor<'_>, to: usize, foreign: &Foreign) -> Result<Vec<TokenWithSpan>> {
-    let mut writer = Writer { c: Cursor { end: to, ..c.clone() }, foreign, out: Vec::with_capacity(to - c.pos.min(to)) };
+    let mut writer =
+        Writer { c: Cursor { end: to, ..c.clone() }, foreign, out: Vec::with_capacity(to - c.pos.min(to)) };
     writer.write(c.pos, to, false)?;
     Ok(writer.out)
 }

@@ -26,6 +26,7 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use self::linear::{Floor, floors, linear, monotone};
 use super::{IncNode, IncOp, IncPlan, JoinKind, PlanExpr, RelationId};
+use crate::matching::OutputColumn;
 
 /// A promise about the values of one column in all later changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -187,6 +188,13 @@ fn rule(plan: &IncPlan, node: &IncNode) -> datafusion::common::Result<NodeRule> 
         IncOp::TopN { partition, .. } | IncOp::TopRank { partition, .. } | IncOp::Over { partition, .. } => {
             NodeRule::Keys { width, keys: partition.iter().map(|c| (*c, vec![*c])).collect() }
         }
+        IncOp::MatchRecognize { spec } => {
+            let place = |c: usize| spec.shape.output.iter().position(|o| *o == OutputColumn::Column(c));
+            NodeRule::Keys {
+                width,
+                keys: spec.shape.partition.iter().filter_map(|c| Some((place(*c)?, vec![*c]))).collect(),
+            }
+        }
         IncOp::Recompute { keys: Some(keys), .. } => {
             let columns = |i: usize| keys.inputs.iter().map(|k| k.get(i).copied()).collect::<Option<Vec<_>>>();
             let keys = keys.output.iter().enumerate().filter_map(|(i, o)| Some((*o, columns(i)?))).collect();
@@ -214,7 +222,9 @@ fn rule(plan: &IncPlan, node: &IncNode) -> datafusion::common::Result<NodeRule> 
         }
         IncOp::Emit { column, .. } => NodeRule::Held { width, column: *column },
         // A right row gives a left row of any age another partner.
-        IncOp::AsOf { .. } | IncOp::Recompute { keys: None, .. } | IncOp::Recursive { .. } => NodeRule::Nothing { width },
+        IncOp::AsOf { .. } | IncOp::Recompute { keys: None, .. } | IncOp::Recursive { .. } => {
+            NodeRule::Nothing { width }
+        }
     })
 }
 

@@ -57,7 +57,7 @@ impl AsOfOp {
                 batches.push(self.to_batch(port, rows, weights)?);
             }
         }
-        Ok(SlotDelta { slot: SLOTS[port], replaces, batches })
+        Ok(SlotDelta { slot: SLOTS[port].into(), replaces, batches })
     }
 
     fn to_batch(&self, port: usize, mut rows: Vec<ArrayRef>, weights: Vec<i64>) -> Result<RecordBatch> {

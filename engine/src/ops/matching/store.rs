@@ -72,7 +72,7 @@ impl MatchOp {
         let dump_all = std::mem::take(&mut self.dump_all);
         let mut out = vec![self.freeze_rows(dump_all)?, self.freeze_given(dump_all)?];
         if std::mem::take(&mut self.failing_changed) || dump_all {
-            out.push(SlotDelta { slot: ERRORS, replaces: true, batches: vec![self.failures()?] });
+            out.push(SlotDelta { slot: ERRORS.into(), replaces: true, batches: vec![self.failures()?] });
         }
         Ok(out)
     }
@@ -102,7 +102,7 @@ impl MatchOp {
             RecordBatch::try_new(self.row_schema(), columns).e()
         };
         let batches = records.chunks(FULL_DUMP_MIN).map(batch).collect::<Result<_>>()?;
-        Ok(SlotDelta { slot: ROWS, replaces, batches })
+        Ok(SlotDelta { slot: ROWS.into(), replaces, batches })
     }
 
     fn freeze_given(&mut self, dump_all: bool) -> Result<SlotDelta> {
@@ -143,7 +143,7 @@ impl MatchOp {
             let to = (from + FULL_DUMP_MIN).min(records.keys.len());
             batches.push(self.given_batch(&records, from, to)?);
         }
-        Ok(SlotDelta { slot: OUT, replaces, batches })
+        Ok(SlotDelta { slot: OUT.into(), replaces, batches })
     }
 
     fn given_batch(&self, records: &Given, from: usize, to: usize) -> Result<RecordBatch> {

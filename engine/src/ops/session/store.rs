@@ -58,7 +58,7 @@ impl SessionOp {
                 batches.push(self.to_batch(keys, weights)?);
             }
         }
-        Ok(vec![SlotDelta { slot: ROWS, replaces, batches }])
+        Ok(vec![SlotDelta { slot: ROWS.into(), replaces, batches }])
     }
 
     pub(super) fn restore_state(&mut self, slot: &str, batch: &RecordBatch) -> Result<()> {
