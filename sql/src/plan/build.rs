@@ -29,7 +29,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, TableReference};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::logical_plan::{Distinct, Projection, TableScan};
+use datafusion::logical_expr::logical_plan::{Distinct, TableScan};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
@@ -264,10 +264,21 @@ impl Builder<'_> {
 
     fn match_recognize(&mut self, node: &MatchNode) -> Planned {
         let spec = Box::new(node.spec()?);
-        // Nothing is computed: only the names are others.
+        // The relation under its own names, not under those by which the pattern knows its columns.
         let input = match node.input().as_ref() {
-            LogicalPlan::Projection(p) if keeps_columns(p)? => self.plan(&p.input)?,
-            computed => self.plan(computed)?,
+            LogicalPlan::Projection(p) => {
+                let name = |e: &Expr, f: &Field| match e.clone().unalias() {
+                    Expr::Column(c) => c.name,
+                    _ => f.name().clone(),
+                };
+                let fields = p.expr.iter().zip(p.schema.fields());
+                let fields = fields.map(|(e, f)| Field::new(name(e, f), f.data_type().clone(), true));
+                let schema = SchemaRef::new(Schema::new(fields.collect::<Vec<_>>()));
+                let exprs = positional_all(&p.expr, p.input.schema())?;
+                let below = self.plan(&p.input)?;
+                self.map(below, Vec::new(), Some(exprs), schema)?
+            }
+            other => self.plan(other)?,
         };
         let partition = spec.shape.partition.clone();
         let input = if partition.is_empty() { self.single(input) } else { self.hashed(input, partition) };
@@ -303,13 +314,6 @@ impl Builder<'_> {
         let exprs = exprs.collect();
         self.map(id, Vec::new(), Some(exprs), nullable(wanted))
     }
-}
-
-/// Whether a projection gives the columns of its input, each in its place.
-fn keeps_columns(p: &Projection) -> Planned<bool> {
-    let exprs = positional_all(&p.expr, p.input.schema())?;
-    let same = exprs.iter().enumerate().all(|(i, e)| e.as_column() == Some(i));
-    Ok(same && exprs.len() == p.input.schema().fields().len())
 }
 
 fn cast(e: PlanExpr, to: &DataType) -> PlanExpr {
