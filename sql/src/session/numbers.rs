@@ -50,7 +50,8 @@ pub fn plan_expression(state: &SessionState, text: &str, schema: &DFSchema) -> R
     state.create_logical_expr_from_sql_expr(parsed, schema).map_err(from_datafusion)
 }
 
-/// Constants with an exponent become floats, `AT TIME ZONE` the function it stands for, and casts to `VARCHAR(n)` cut.
+/// Constants with an exponent become floats, `AT TIME ZONE` and its like the functions they stand for, and casts to
+/// `VARCHAR(n)` cut.
 pub(super) fn plain_syntax<T: ast::VisitMut>(query: &mut T) {
     struct Plain;
     impl ast::VisitorMut for Plain {
@@ -85,6 +86,7 @@ pub(super) fn plain_syntax<T: ast::VisitMut>(query: &mut T) {
             ControlFlow::Continue(())
         }
     }
+    super::window_tvf::plain_functions(query);
     // The visitor never breaks.
     let _ = ast::VisitMut::visit(query, &mut Plain);
 }
