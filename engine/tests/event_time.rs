@@ -134,6 +134,32 @@ async fn a_session_is_emitted_when_no_row_can_make_it_longer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_rows_within_the_allowance_make_sessions_longer_that_were_out() {
+    let engine = Engine::open(options("memory://")).await.expect("opens");
+    run(&engine, "CREATE STREAM s (ts TIMESTAMP, k TEXT, WATERMARK FOR ts)").await;
+    run(
+        &engine,
+        "CREATE MATERIALIZED VIEW w AS SELECT k, window_start, window_end, count(*) AS n \
+         FROM SESSION(s, ts, INTERVAL '10 seconds', k) GROUP BY k, window_start, window_end \
+         EMIT ON WINDOW CLOSE ALLOW LATENESS INTERVAL '1 minute'",
+    )
+    .await;
+    run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:00:01', 'a'), ('2026-01-01 00:00:40', 'a')").await;
+    assert_eq!(rows(&engine, "SELECT * FROM w").await, ["a|2026-01-01T00:00:01|2026-01-01T00:00:11|1"]);
+    run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:00:20', 'a')").await;
+    let want = ["a|2026-01-01T00:00:01|2026-01-01T00:00:11|1", "a|2026-01-01T00:00:20|2026-01-01T00:00:30|1"];
+    assert_eq!(rows(&engine, "SELECT * FROM w").await, want);
+    // The row between them makes one of two.
+    run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:00:10.5', 'a')").await;
+    assert_eq!(rows(&engine, "SELECT * FROM w").await, ["a|2026-01-01T00:00:01|2026-01-01T00:00:30|3"]);
+    // Later than the allowance: it changes nothing.
+    run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:02:00', 'b'), ('2026-01-01 00:00:05', 'a')").await;
+    let want = ["a|2026-01-01T00:00:01|2026-01-01T00:00:30|3", "a|2026-01-01T00:00:40|2026-01-01T00:00:50|1"];
+    assert_eq!(rows(&engine, "SELECT * FROM w").await, want);
+    engine.shutdown().await.expect("stops");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn days_of_a_time_zone_close_when_they_are_over() {
     let engine = Engine::open(options("memory://")).await.expect("opens");
     run(&engine, "CREATE STREAM s (ts TIMESTAMPTZ, WATERMARK FOR ts)").await;

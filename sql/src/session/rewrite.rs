@@ -219,7 +219,8 @@ fn table_function(factor: &mut TableFactor) {
         let word = name.to_string().to_lowercase();
         let lists = if word == "unnest" {
             args.iter().map(argument).collect()
-        } else if SERIES.contains(&word.as_str()) && (with_ordinality || short(&args) || args.iter().any(reads_columns))
+        } else if SERIES.contains(&word.as_str())
+            && (with_ordinality || short(&args) || args.iter().any(reads_columns) || steps_in_time(&args))
         {
             Some(vec![function(name, args)])
         } else {
@@ -297,6 +298,11 @@ fn short(args: &[FunctionArg]) -> bool {
     }
     let bounds: Option<Vec<i64>> = args.iter().map(|a| argument(a).as_ref().and_then(whole)).collect();
     matches!(bounds.as_deref(), Some([from, to, ..]) if from.abs_diff(*to) < ELEMENTS_MAX)
+}
+
+/// A series of times, which DataFusion's table function has in another unit only.
+fn steps_in_time(args: &[FunctionArg]) -> bool {
+    args.iter().any(|a| matches!(argument(a), Some(Expr::Interval(_))))
 }
 
 fn argument(arg: &FunctionArg) -> Option<Expr> {

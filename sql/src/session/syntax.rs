@@ -18,6 +18,7 @@ use crate::functions::{arrays, cast, text};
 
 /// Rewrites every expression.
 pub(super) fn expressions<T: VisitMut>(tree: &mut T) -> Result<()> {
+    super::window_tvf::plain_functions(tree);
     struct Rewriter;
     impl VisitorMut for Rewriter {
         type Break = SqlError;

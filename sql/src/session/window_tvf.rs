@@ -36,6 +36,20 @@ pub(super) fn rewrite(query: &mut ast::Query, text: &str) -> Result<()> {
     }
 }
 
+/// Rewrites functions of one row that stand for others, see [`groups::plain`]. Columns have their names before.
+pub(super) fn plain_functions<T: VisitMut>(query: &mut T) {
+    struct Plain;
+    impl VisitorMut for Plain {
+        type Break = ();
+        fn post_visit_expr(&mut self, e: &mut Expr) -> ControlFlow<()> {
+            groups::plain(e);
+            ControlFlow::Continue(())
+        }
+    }
+    // The visitor never breaks.
+    let _ = query.visit(&mut Plain);
+}
+
 /// Refuses the gaps of sessions that are none, also where there is no row to find out with.
 pub(super) fn check_gaps(plan: &LogicalPlan) -> Result<()> {
     let mut found = Ok(());
@@ -72,10 +86,6 @@ impl VisitorMut for Rewriter<'_> {
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<SqlError> {
         columns::rewrite(select);
         flow(groups::rewrite(select, self.text))
-    }
-
-    fn post_visit_expr(&mut self, e: &mut Expr) -> ControlFlow<SqlError> {
-        flow(groups::plain(e))
     }
 
     fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<SqlError> {

@@ -8,8 +8,8 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, ObjectName, Select,
-    SelectItem, TableFactor,
+    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, ObjectName,
+    Select, SelectItem, TableFactor,
 };
 
 use super::columns::{before, each_expr};
@@ -60,10 +60,11 @@ fn text_of(f: &Function) -> String {
     arguments(f).unwrap_or_default().iter().map(|a| a.to_string().to_lowercase()).collect::<Vec<_>>().join(", ")
 }
 
-/// Functions of one row: the end and the last moment of its tumbling window, and `date_trunc` by the clock of a zone.
-pub(super) fn plain(e: &mut Expr) -> Result<()> {
-    let Expr::Function(f) = &*e else { return Ok(()) };
-    let Some(args) = arguments(f) else { return Ok(()) };
+/// Functions of one row by the names of those that compute them: a tumbling window, its end and its last moment, and
+/// `date_trunc` by the clock of a zone.
+pub(super) fn plain(e: &mut Expr) {
+    let Expr::Function(f) = &*e else { return };
+    let Some(args) = arguments(f) else { return };
     let values: Option<Vec<&Expr>> = args
         .iter()
         .map(|a| match a {
@@ -71,19 +72,21 @@ pub(super) fn plain(e: &mut Expr) -> Result<()> {
             _ => None,
         })
         .collect();
-    let Some(values) = values else { return Ok(()) };
-    if let (Some((Kind::Tumble, part @ (Part::End | Part::Time))), [_, size, ..]) =
-        (part_of(&f.name), values.as_slice())
-    {
+    let Some(values) = values else { return };
+    if let (Some((Kind::Tumble, part)), [_, size, ..]) = (part_of(&f.name), values.as_slice()) {
         let mut start = f.clone();
         start.name = ObjectName::from(vec![Ident::new("tumble_start")]);
-        let end = Expr::Nested(Box::new(Expr::BinaryOp {
-            left: Box::new(Expr::Function(start)),
-            op: sqlparser::ast::BinaryOperator::Plus,
-            right: Box::new((*size).clone()),
-        }));
-        *e = if part == Part::End { end } else { before(end) };
-        return Ok(());
+        let start = Expr::Function(start);
+        let end = |start| {
+            let right = Box::new((*size).clone());
+            Expr::Nested(Box::new(Expr::BinaryOp { left: Box::new(start), op: BinaryOperator::Plus, right }))
+        };
+        *e = match part {
+            Part::Itself | Part::Start => start,
+            Part::End => end(start),
+            Part::Time => before(end(start)),
+        };
+        return;
     }
     if let ("date_trunc", [_, time, zone]) = (f.name.to_string().to_lowercase().as_str(), values.as_slice()) {
         let at = |e: Expr| Expr::AtTimeZone { timestamp: Box::new(e), time_zone: Box::new((*zone).clone()) };
@@ -95,7 +98,6 @@ pub(super) fn plain(e: &mut Expr) -> Result<()> {
         }
         *e = at(Expr::Function(truncated));
     }
-    Ok(())
 }
 
 /// Lets a query that groups by a window read from the window table function.
