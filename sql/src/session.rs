@@ -7,6 +7,7 @@ mod names;
 mod numbers;
 mod rewrite;
 mod rows;
+mod system_time;
 mod unsupported;
 mod window_tvf;
 
@@ -181,6 +182,7 @@ pub fn session_state_for_views() -> SessionState {
 pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) -> Result<LogicalPlan> {
     let mut query = query.clone();
     window_tvf::rewrite(&mut query, text)?;
+    system_time::rewrite(&mut query, text)?;
     unsupported::check_syntax(&query)?;
     // Names are those of the text: they are given before it is rewritten.
     let mut named = query.clone();

@@ -206,6 +206,11 @@ impl JobRunner {
         }
     }
 
+    /// True if its result depends on which changes came before which: then a tick is one epoch with changes.
+    pub fn by_epoch(&self) -> bool {
+        self.plan.nodes.iter().any(|n| matches!(n.op, IncOp::ArrivalJoin { .. }))
+    }
+
     /// When an operator wants a tick though nothing came.
     pub fn next_wakeup(&self) -> Option<Timestamp> {
         self.shards.iter().flat_map(|s| s.ops.iter().flatten()).filter_map(|op| op.next_wakeup()).min()

@@ -14,6 +14,7 @@ pub mod over;
 pub mod recompute;
 pub mod row_map;
 pub mod set_op;
+pub mod temporal_filter;
 pub mod top_n;
 
 use arrow::array::RecordBatch;

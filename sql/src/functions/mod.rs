@@ -2,6 +2,7 @@
 
 pub mod arithmetic;
 pub mod cast;
+mod clock;
 pub mod collect;
 mod collect_udaf;
 pub(crate) mod datetime;
@@ -42,8 +43,9 @@ pub fn scalars() -> Vec<Arc<ScalarUDF>> {
         .into_iter()
         .chain(arithmetic::functions())
         .chain(datetime::functions())
+        .chain(clock::functions())
         .chain(json::functions())
-        .chain([sign, cast::function(), single_row()])
+        .chain([sign, cast::function(), single_row(), crate::arrival::marker()])
         .map(Arc::new)
         .collect()
 }

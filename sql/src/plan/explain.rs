@@ -13,7 +13,9 @@ use crate::functions::{Collect, Stat};
 use crate::session::visible;
 
 use super::bounds::{Bounds, Growth, bounds};
-use super::{AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, SortColumn, StoredPlan, Tier};
+use super::{
+    AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, SortColumn, StoredPlan, Tier, TimeLimit,
+};
 
 /// An indented tree, one operator a line: name, arguments, `[native]`, `[keyed recompute: reason]` or
 /// `[full recompute: reason]`. `relation_name` gives names of relations. Shared nodes are printed once and referred to.
@@ -114,6 +116,10 @@ impl Printer<'_> {
                 }
                 text
             }
+            IncOp::TemporalFilter { limits } => {
+                let shown: Vec<_> = limits.iter().map(|l| limit_text(l, input(0))).collect();
+                format!("TemporalFilter {}", shown.join(" "))
+            }
             IncOp::RowMap { plan } => format!("RowMap {}", first_line(&plan.logical)),
             IncOp::Union => format!("Union inputs={}", node.inputs.len()),
             IncOp::Distinct => format!("Distinct ({})", all_names(&node.schema)),
@@ -123,6 +129,16 @@ impl Printer<'_> {
                 let sign = if *null_equals_null { "is not distinct from" } else { "=" };
                 let keys: Vec<_> = on.iter().map(|(a, b)| format!("{} {sign} {}", name(l, *a), name(r, *b))).collect();
                 let mut text = format!("Join {kind:?} on ({})", keys.join(", "));
+                if let Some(residual) = residual {
+                    let both: Vec<_> = l.fields().iter().chain(r.fields()).cloned().collect();
+                    text.push_str(&format!(" where {}", text_of(residual, &Schema::new(both))));
+                }
+                text
+            }
+            IncOp::ArrivalJoin { kind, on, residual } => {
+                let (l, r) = (input(0), input(1));
+                let keys: Vec<_> = on.iter().map(|(a, b)| format!("{} = {}", name(l, *a), name(r, *b))).collect();
+                let mut text = format!("ArrivalJoin {kind:?} on ({})", keys.join(", "));
                 if let Some(residual) = residual {
                     let both: Vec<_> = l.fields().iter().chain(r.fields()).cloned().collect();
                     text.push_str(&format!(" where {}", text_of(residual, &Schema::new(both))));
@@ -204,6 +220,10 @@ impl Printer<'_> {
                     names(input(1), &right)
                 )
             }
+            IncOp::ArrivalJoin { on, .. } => {
+                let right: Vec<usize> = on.iter().map(|k| k.1).collect();
+                format!("the rows of the right side, indexed by ({})", names(input(1), &right))
+            }
             IncOp::Aggregate { keys, aggs } => {
                 let values = aggs.iter().any(|a| a.distinct || matches!(a.func, AggFunc::Min | AggFunc::Max));
                 let collected = aggs.iter().any(|a| matches!(a.func, AggFunc::Collect(_)));
@@ -234,6 +254,10 @@ impl Printer<'_> {
             }
             IncOp::Recompute { .. } => "all input rows and the last output".to_owned(),
             IncOp::Emit { .. } => "changes that are not out yet".to_owned(),
+            IncOp::TemporalFilter { limits } if limits.iter().any(|l| l.leaves) => {
+                "rows until their time is over".to_owned()
+            }
+            IncOp::TemporalFilter { .. } => "rows until their time has come".to_owned(),
             _ => return None,
         })
     }
@@ -322,6 +346,33 @@ fn literal(value: &ScalarValue) -> String {
         DataType::Interval(_) => format!("INTERVAL '{text}'"),
         t if t.is_numeric() || t == DataType::Boolean => text,
         _ => format!("'{}'", text.replace('\'', "''")),
+    }
+}
+
+/// When a row comes or goes.
+fn limit_text(l: &TimeLimit, schema: &Schema) -> String {
+    let micros = |us: i64, text: &mut String| {
+        let sign = if us < 0 { '-' } else { '+' };
+        match us.unsigned_abs() {
+            0 => {}
+            us if us % 1_000_000 == 0 => text.push_str(&format!(" {sign} {}s", us / 1_000_000)),
+            us => text.push_str(&format!(" {sign} {us}us")),
+        }
+    };
+    let mut text = text_of(&l.value, schema);
+    micros(l.shift, &mut text);
+    if l.step > 1 {
+        let mut unit = String::new();
+        micros(l.step, &mut unit);
+        let unit = unit.trim_start_matches([' ', '+']);
+        text = format!("{}({text}, {unit})", if l.next { "next" } else { "ceil" });
+    }
+    micros(l.offset, &mut text);
+    match (l.leaves, l.next && l.step == 1) {
+        (false, false) => format!("from {text}"),
+        (false, true) => format!("after {text}"),
+        (true, false) => format!("before {text}"),
+        (true, true) => format!("until {text}"),
     }
 }
 

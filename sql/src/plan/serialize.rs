@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AggCall, AggFunc, ChangelogKind, Distribution, IncNode, IncOp, IncPlan, JoinKind, NodeId, PLAN_VERSION, PlanExpr,
-    RecomputeKeys, RelationId, SetOpKind, SortColumn, StoredPlan,
+    RecomputeKeys, RelationId, SetOpKind, SortColumn, StoredPlan, TimeLimit,
 };
 use crate::error::{Result, SqlError, SqlState};
 use crate::functions::{Collect, Stat};
@@ -99,10 +99,12 @@ enum OpFile {
     Values { rows: String },
     Map { predicates: Vec<String>, exprs: Option<Vec<String>> },
     RowMap { plan: String },
+    TemporalFilter { limits: Vec<LimitFile> },
     Union,
     Distinct,
     SetOp { kind: String },
     Join { kind: String, on: Vec<(usize, usize)>, residual: Option<String>, null_equals_null: bool },
+    ArrivalJoin { kind: String, on: Vec<(usize, usize)>, residual: Option<String> },
     Aggregate { keys: Vec<usize>, aggs: Vec<AggFile> },
     TopN { partition: Vec<usize>, order: Vec<SortFile>, offset: u64, limit: u64, rank: bool },
     TopRank { partition: Vec<usize>, order: Vec<SortFile>, limit: u64, dense: bool },
@@ -110,6 +112,16 @@ enum OpFile {
     Emit { column: Option<usize>, every: Option<i64> },
     Exchange { hash: Option<Vec<usize>> },
     Recompute { plan: String, keys: Option<KeysFile>, reason: String },
+}
+
+#[derive(Serialize, Deserialize)]
+struct LimitFile {
+    value: String,
+    shift: i64,
+    step: i64,
+    offset: i64,
+    next: bool,
+    leaves: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -211,6 +223,13 @@ impl NodeFile {
                 },
             },
             IncOp::RowMap { plan } => OpFile::RowMap { plan: plan_out(plan)? },
+            IncOp::TemporalFilter { limits } => {
+                let one = |l: &TimeLimit| -> Result<LimitFile> {
+                    let TimeLimit { shift, step, offset, next, leaves, .. } = *l;
+                    Ok(LimitFile { value: expr_out(&l.value)?, shift, step, offset, next, leaves })
+                };
+                OpFile::TemporalFilter { limits: limits.iter().map(one).collect::<Result<_>>()? }
+            }
             IncOp::Union => OpFile::Union,
             IncOp::Distinct => OpFile::Distinct,
             IncOp::SetOp { kind } => OpFile::SetOp { kind: name_of(&SET_OPS, kind)? },
@@ -219,6 +238,11 @@ impl NodeFile {
                 on: on.clone(),
                 residual: residual.as_ref().map(expr_out).transpose()?,
                 null_equals_null: *null_equals_null,
+            },
+            IncOp::ArrivalJoin { kind, on, residual } => OpFile::ArrivalJoin {
+                kind: name_of(&JOIN_KINDS, kind)?,
+                on: on.clone(),
+                residual: residual.as_ref().map(expr_out).transpose()?,
             },
             IncOp::Aggregate { keys, aggs } => {
                 let one = |a: &AggCall| -> Result<AggFile> {
@@ -287,6 +311,16 @@ impl NodeFile {
                 IncOp::Map { predicates: exprs_in(predicates)?, exprs: exprs.map(exprs_in).transpose()? }
             }
             OpFile::RowMap { plan } => IncOp::RowMap { plan: plan_in(&plan, context)? },
+            OpFile::TemporalFilter { limits } => {
+                let one = |l: LimitFile| -> Result<TimeLimit> {
+                    let LimitFile { value, shift, step, offset, next, leaves } = l;
+                    if step < 1 {
+                        return Err(damaged("a time limit of the stored plan has no unit"));
+                    }
+                    Ok(TimeLimit { value: expr_in(&value, context)?, shift, step, offset, next, leaves })
+                };
+                IncOp::TemporalFilter { limits: limits.into_iter().map(one).collect::<Result<_>>()? }
+            }
             OpFile::Union => IncOp::Union,
             OpFile::Distinct => IncOp::Distinct,
             OpFile::SetOp { kind } => IncOp::SetOp { kind: named(&SET_OPS, &kind)? },
@@ -295,6 +329,11 @@ impl NodeFile {
                 on,
                 residual: residual.map(|e| expr_in(&e, context)).transpose()?,
                 null_equals_null,
+            },
+            OpFile::ArrivalJoin { kind, on, residual } => IncOp::ArrivalJoin {
+                kind: named(&JOIN_KINDS, &kind)?,
+                on,
+                residual: residual.map(|e| expr_in(&e, context)).transpose()?,
             },
             OpFile::Aggregate { keys, aggs } => {
                 let one = |a: AggFile| -> Result<AggCall> {

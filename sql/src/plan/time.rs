@@ -23,6 +23,7 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 
+pub(super) use self::linear::interval_micros;
 use self::linear::{Floor, floors, linear, monotone};
 use super::{IncNode, IncOp, IncPlan, JoinKind, PlanExpr, RelationId};
 
@@ -109,6 +110,10 @@ enum NodeRule {
         left: usize,
         right: usize,
         floors: Vec<Floor>,
+    },
+    /// The first input's columns, then others of which nothing is known.
+    First {
+        width: usize,
     },
     /// Only this column of the input goes on in order.
     Held {
@@ -198,8 +203,10 @@ fn rule(plan: &IncPlan, node: &IncNode) -> datafusion::common::Result<NodeRule> 
             found.retain(|f| (f.column < left) != (f.other < left));
             NodeRule::Join { kind: *kind, left, right, floors: found }
         }
+        IncOp::ArrivalJoin { .. } => NodeRule::First { width },
         IncOp::Emit { column, .. } => NodeRule::Held { width, column: *column },
-        IncOp::Recompute { keys: None, .. } => NodeRule::Nothing { width },
+        // A row may come back, or go, whenever the clock says so.
+        IncOp::TemporalFilter { .. } | IncOp::Recompute { keys: None, .. } => NodeRule::Nothing { width },
     })
 }
 
@@ -311,6 +318,11 @@ impl NodeRule {
                 NodeTime { columns, forget }
             }
             Self::Join { kind, left, right, floors } => join(*kind, *left, *right, floors, inputs),
+            Self::First { width } => {
+                let mut columns = inputs[0].clone();
+                columns.resize(*width, None);
+                NodeTime { columns, forget: none() }
+            }
             Self::Held { width, column } => {
                 let mut columns: Bounds = vec![None; *width];
                 if let Some(c) = column {

@@ -37,6 +37,8 @@ pub(in crate::ops) struct Rig {
     pub errors: ErrorSet,
     pub emitted: usize,
     pub chunk_rows: usize,
+    /// The clock of the next tick.
+    pub clock: i64,
 }
 
 impl Rig {
@@ -50,6 +52,7 @@ impl Rig {
             errors: ErrorSet::default(),
             emitted: 0,
             chunk_rows: 8192,
+            clock: 0,
         };
         rig.start(shards);
         rig
@@ -74,7 +77,7 @@ impl Rig {
             let mut cx = TickCx {
                 from: Epoch(0),
                 to: Epoch(1),
-                clock: Timestamp(0),
+                clock: Timestamp(self.clock),
                 errors: &mut self.errors,
                 chunk_rows: self.chunk_rows,
                 time: &crate::ops::NO_TIME,

@@ -6,11 +6,24 @@ use datafusion::logical_expr::logical_plan::Join;
 use datafusion::logical_expr::type_coercion::binary::comparison_coercion;
 use datafusion::logical_expr::{LogicalPlan, lit};
 
-use super::{Builder, IncOp, PlanExpr, Planned, arrow_schema, cast, positional, recompute};
-use crate::plan::JoinKind;
+use super::{Builder, Fail, IncOp, PlanExpr, Planned, SqlError, arrow_schema, cast, positional, recompute};
+use crate::plan::{ChangelogKind, JoinKind};
 
 impl Builder<'_> {
     pub(super) fn join(&mut self, join: &Join) -> Planned {
+        self.join_as(join, false)
+    }
+
+    /// A join of arriving rows with what is there.
+    pub(super) fn arrival_join(&mut self, join: &Join) -> Planned {
+        match self.join_as(join, true) {
+            // Nothing else can compute it: what was there when a row arrived is kept nowhere.
+            Err(Fail::Recompute(reason)) => Err(SqlError::unsupported(reason).into()),
+            done => done,
+        }
+    }
+
+    fn join_as(&mut self, join: &Join, arrival: bool) -> Planned {
         use JoinType as T;
         if join.null_aware {
             return recompute("NOT IN with NULLs");
@@ -47,6 +60,15 @@ impl Builder<'_> {
         let (left_width, right_width) = (left.schema().fields().len(), right.schema().fields().len());
         let left_id = self.plan(left)?;
         let right_id = self.plan(right)?;
+        if arrival && self.node(left_id).kind != ChangelogKind::Append {
+            let error = SqlError::unsupported(
+                "the left side of a join with FOR SYSTEM_TIME AS OF PROCTIME() must be a stream of rows that stay",
+            );
+            return Err(error
+                .detail("Rows of the left side are changed or taken back, and what they met is not kept.")
+                .hint("Join a stream, filtered and projected, without aggregates; or join without FOR SYSTEM_TIME.")
+                .into());
+        }
         // Rows find each other by the hash of the key's value, so both sides need it in one type.
         let left_types = self.typed(left_id, &left_keys, |_| None)?;
         let right_types = self.typed(right_id, &right_keys, |_| None)?;
@@ -74,11 +96,12 @@ impl Builder<'_> {
             true => self.schema(left_id),
             false => concat(&self.schema(left_id), &self.schema(right_id)),
         };
-        let op = IncOp::Join {
-            kind,
-            on: left_at.into_iter().zip(right_at).collect(),
-            residual,
-            null_equals_null: join.null_equality == NullEquality::NullEqualsNull,
+        let on = left_at.into_iter().zip(right_at).collect();
+        let op = match arrival {
+            true => IncOp::ArrivalJoin { kind, on, residual },
+            false => {
+                IncOp::Join { kind, on, residual, null_equals_null: join.null_equality == NullEquality::NullEqualsNull }
+            }
         };
         let joined = self.add(op, vec![left_id, right_id], schema);
         let mut columns: Vec<usize> = (0..left_width).collect();
