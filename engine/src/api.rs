@@ -15,7 +15,7 @@ use futures::Stream;
 use millstream_sql::statement::Parsed;
 
 use crate::error::{Error, Result};
-use crate::time::{ClockRef, Epoch, SystemClock};
+use crate::time::{ClockRef, Epoch, SystemClock, Timestamp};
 use crate::zset::ZBatch;
 
 /// How an engine runs. `Default`: memory only, one worker a core.
@@ -217,6 +217,21 @@ impl Engine {
     /// Stops ingestion, takes a last checkpoint and stops all work.
     pub async fn shutdown(&self) -> Result<()> {
         crate::coord::shutdown(&self.inner).await
+    }
+    /// Does at once what the clock of [`EngineOptions::clock`] has made due, and returns when every view has seen it.
+    pub async fn clock_changed(&self) -> Result<()> {
+        self.inner.look_at_clock();
+        self.execute("FLUSH").await
+    }
+    /// Promises that no later row of a stream without a connector is older than this: its watermark moves there, if it was
+    /// not further already, and windows before it close. Durable when it returns.
+    ///
+    /// # Errors
+    /// The stream does not exist, has a connector, or has no watermark.
+    pub async fn advance_watermark(&self, stream: &str, to: Timestamp) -> Result<()> {
+        crate::coord::event_time::advance(&self.inner, stream, to)?;
+        self.execute("FLUSH").await?;
+        self.checkpoint().await
     }
     /// Fails with the reason once the engine cannot go on (fenced by another process, store lost). Never returns `Ok`.
     pub async fn failed(&self) -> Error {

@@ -141,6 +141,16 @@ async fn early_results_go_out_with_the_clock_and_final_ones_at_once() {
     assert_eq!(rows(&engine, "SELECT * FROM w").await, ["2026-01-01T00:00:00|3"], "closed");
     hands.0.store(20_000_000, Ordering::SeqCst);
     becomes(&engine, "SELECT * FROM w", &["2026-01-01T00:00:00|3", "2026-01-01T00:01:00|1"]).await;
+    // The same by a setting of the session.
+    let mut session = engine.session();
+    session
+        .query("SET freshness = '10 seconds'; CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM s")
+        .await
+        .expect("view");
+    assert!(session.query("SET freshness = 'soon'").await.is_err());
+    becomes(&engine, "SELECT * FROM n", &[]).await;
+    hands.0.store(30_000_000, Ordering::SeqCst);
+    becomes(&engine, "SELECT * FROM n", &["4"]).await;
     engine.shutdown().await.expect("stops");
 }
 
@@ -175,6 +185,15 @@ async fn an_idle_partition_holds_time_back_no_longer_than_its_timeout() {
     let holds = "SELECT partition LIKE '%3.ndjson', watermark FROM ms.sources WHERE holds_watermark";
     becomes(&engine, holds, &["true|2026-01-01T00:00:03Z"]).await;
     assert!(rows(&engine, "SELECT * FROM w").await.is_empty());
+    hands.0.store(29_000_000, Ordering::SeqCst);
+    let stall = rows(&engine, "EXPLAIN STALL w").await.join("\n");
+    for part in [
+        "holds back results until the watermark",
+        "3.ndjson at 2026-01-01 00:00:03+00, silent for 29.0 s",
+        "idle after 30.0 s",
+    ] {
+        assert!(stall.contains(part), "{stall}");
+    }
     hands.0.store(30_000_000, Ordering::SeqCst);
     becomes(&engine, "SELECT * FROM w", &["2026-01-01T00:00:00|8"]).await;
     engine.shutdown().await.expect("stops");

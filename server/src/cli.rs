@@ -39,6 +39,15 @@ pub enum Command {
         #[command(flatten)]
         settings: Settings,
     },
+    /// Run scripts of statements with expected results, on a clock of their own
+    Test {
+        /// Scripts in the format of sqllogictest
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Write what came out into the scripts
+        #[arg(long)]
+        bless: bool,
+    },
     /// Run statements on an engine in memory, and print the results
     Sql {
         /// Statements, separated by semicolons

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod http;
 pub mod oneshot;
 pub mod pg;
+pub mod script;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

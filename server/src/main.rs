@@ -49,6 +49,7 @@ fn main() -> ExitCode {
                 };
                 finish(run.await)
             }
+            cli::Command::Test { files, bless } => test(&files, bless).await,
             cli::Command::Sql { sql, file, format } => one_shot(sql, file.as_deref(), format).await,
         }
     })
@@ -150,6 +151,28 @@ async fn serve(config: Config, show: Option<(u64, u64)>) -> Result<()> {
             }
         }
     }
+}
+
+/// Runs scripts one after another; fails if one of them does.
+async fn test(files: &[std::path::PathBuf], bless: bool) -> ExitCode {
+    let level = std::env::var("MILLSTREAM_LOG").unwrap_or_else(|_| "error".into());
+    if let Err(e) = log(&level, LogFormat::Text) {
+        return fail(&e, "");
+    }
+    let mut failed = 0;
+    for file in files {
+        let line = match millstream_server::script::run(file, bless).await {
+            Ok(done) => format!("ok      {}  ({done})", file.display()),
+            Err(why) => {
+                failed += 1;
+                format!("FAILED  {}\n{why}", file.display())
+            }
+        };
+        if writeln!(std::io::stdout(), "{line}").is_err() {
+            return ExitCode::SUCCESS;
+        }
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 async fn one_shot(sql: Option<String>, file: Option<&Path>, format: OutputFormat) -> ExitCode {

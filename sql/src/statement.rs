@@ -269,6 +269,8 @@ pub enum ExplainMode {
     State,
     /// Run the SELECT and show timings.
     Analyze,
+    /// What holds back the results of a materialized view now.
+    Stall,
 }
 
 /// Any statement.

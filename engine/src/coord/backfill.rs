@@ -368,6 +368,8 @@ async fn attach(
         }
         r.counters.state_rows = stats.rows;
         r.counters.state_bytes = stats.bytes;
+        r.counters.view = job.view_stats();
+        r.counters.held_back = job.held_back();
     }
     st.paused.remove(&id);
     let mut jobs: Vec<(RelationId, JobRunner)> = Vec::new();

@@ -23,6 +23,7 @@ use millstream_connectors::options::parse_duration;
 use millstream_sql::plan::RelationId;
 use millstream_sql::plan::time::{Bound, Bounds, micros_array, micros_of};
 
+use super::EngineInner;
 use crate::catalog::{Body, Relation, Watermark};
 use crate::error::{Error, Result, ResultExt as _, SqlState};
 use crate::time::Timestamp;
@@ -331,6 +332,30 @@ impl EventTime {
     pub(crate) fn slowest(&self) -> Option<(&SplitId, &PartitionTime)> {
         self.partitions.iter().filter(|(_, p)| !p.idle && !p.ended).min_by_key(|(_, p)| p.sealed)
     }
+}
+
+/// Moves the watermark of a stream that clients write to; see [`crate::api::Engine::advance_watermark`].
+pub(crate) fn advance(inner: &Arc<EngineInner>, stream: &str, to: Timestamp) -> Result<()> {
+    let mut st = inner.lock();
+    let name = millstream_sql::statement::ObjectName { schema: None, name: stream.to_owned() };
+    let relation = st.catalog.get(&name)?.clone();
+    let no = |what: &str| {
+        Error::new(SqlState::WRONG_OBJECT_TYPE, format!("the watermark of \"{stream}\" cannot be moved: it {what}"))
+    };
+    if matches!(relation.body, Body::Connector { .. }) {
+        return Err(no("has a connector, whose rows move it"));
+    }
+    let Some(time) = st.relations.get_mut(&relation.id).and_then(|r| r.time.as_mut()) else {
+        return Err(no("has no WATERMARK"));
+    };
+    let clients = SplitId::from(CLIENTS);
+    time.expect(&clients, to);
+    if let Some(p) = time.partitions.get_mut(&clients) {
+        p.sealed = p.sealed.max(Some(to.0));
+        p.ahead = p.ahead.max(p.sealed);
+    }
+    inner.advance(&mut st);
+    Ok(())
 }
 
 /// A watermark as a promise about later rows.

@@ -125,6 +125,8 @@ pub(crate) fn system_table(inner: &Arc<EngineInner>, name: &str) -> Result<Optio
                     .int("busy_us", rt.counters.busy_us as i64)
                     .int("state_rows", rt.counters.state_rows as i64)
                     .int("state_bytes", rt.counters.state_bytes as i64)
+                    .int("view_rows", rt.counters.view.rows as i64)
+                    .int("view_bytes", rt.counters.view.bytes as i64)
                     .text("error", rt.quarantined.as_deref());
             }
             t.header(&[
@@ -140,6 +142,8 @@ pub(crate) fn system_table(inner: &Arc<EngineInner>, name: &str) -> Result<Optio
                 ("busy_us", 'i'),
                 ("state_rows", 'i'),
                 ("state_bytes", 'i'),
+                ("view_rows", 'i'),
+                ("view_bytes", 'i'),
                 ("error", 't'),
             ]);
         }

@@ -20,6 +20,7 @@ mod introspect;
 mod pause;
 mod recover;
 mod seal;
+mod stall;
 mod stream_options;
 mod subscribe;
 #[cfg(test)]
@@ -43,7 +44,7 @@ use crate::ckpt::CheckpointStore;
 use crate::error::{Error, Result, SqlState};
 use crate::job::JobRunner;
 use crate::job::output::{OutputSnapshot, OutputStore};
-use crate::ops::ErrorSet;
+use crate::ops::{ErrorSet, StateStats};
 use crate::state::ordered::{OrderedIndex, OrderedSnapshot};
 use crate::time::{Epoch, Timestamp};
 use crate::zset::ZBatch;
@@ -58,6 +59,7 @@ pub(crate) use ingest::{IngestMap, ingest_exprs, open_checked, open_relation_sou
 pub(crate) use introspect::{SYSTEM_TABLES, catalog_version, metrics, relations, system_table};
 pub(crate) use pause::{pause_views, resume_views};
 pub(crate) use recover::{new_relation, open};
+pub(crate) use stall::explain_stall;
 pub use stream_options::Environment;
 pub(crate) use stream_options::{altered, check_common, open_source, process_environment};
 pub(crate) use subscribe::{subscribe, subscribe_id};
@@ -154,6 +156,10 @@ pub(crate) struct Counters {
     pub busy_us: u64,
     pub state_rows: usize,
     pub state_bytes: usize,
+    /// Of these the view's own rows.
+    pub view: StateStats,
+    /// Rows held back until time comes further, and the oldest event time among them.
+    pub held_back: Option<(usize, Option<i64>)>,
 }
 
 /// A connector stream at run time.

@@ -23,6 +23,8 @@ struct JobTick {
     result: std::result::Result<TickOutput, Error>,
     version: Option<Version>,
     stats: StateStats,
+    view: StateStats,
+    held_back: Option<(usize, Option<i64>)>,
     busy_us: u64,
 }
 
@@ -110,6 +112,8 @@ impl EngineInner {
                     r.counters.rows_out += output.changes.iter().map(|b| b.len() as u64).sum::<u64>();
                     r.counters.state_rows = tick.stats.rows;
                     r.counters.state_bytes = tick.stats.bytes;
+                    r.counters.view = tick.view;
+                    r.counters.held_back = tick.held_back;
                     r.frontier = at.to;
                     if let Some(v) = tick.version {
                         r.publish(at.to, v, &holds);
@@ -260,7 +264,15 @@ fn tick_group(
             failed.insert(*job);
             let e = Error::internal(format!("the view it reads (relation {}) is quarantined", upstream.0));
             let stats = StateStats::default();
-            ticks.push(JobTick { job: *job, result: Err(e), version: None, stats, busy_us: 0 });
+            ticks.push(JobTick {
+                job: *job,
+                result: Err(e),
+                version: None,
+                stats,
+                view: stats,
+                held_back: None,
+                busy_us: 0,
+            });
             continue;
         }
         let started = Instant::now();
@@ -284,7 +296,8 @@ fn tick_group(
             }
         };
         let busy_us = started.elapsed().as_micros() as u64;
-        ticks.push(JobTick { job: *job, result, version, stats: j.stats(), busy_us });
+        let (stats, view, held_back) = (j.stats(), j.view_stats(), j.held_back());
+        ticks.push(JobTick { job: *job, result, version, stats, view, held_back, busy_us });
     }
     ticks
 }

@@ -211,6 +211,12 @@ impl JobRunner {
         self.plan.nodes.iter().any(|n| matches!(n.op, IncOp::ArrivalJoin { .. }))
     }
 
+    /// Rows that operators hold back until time comes further, with the oldest event time among them.
+    pub fn held_back(&self) -> Option<(usize, Option<i64>)> {
+        let all = self.shards.iter().flat_map(|s| s.ops.iter().flatten()).filter_map(|op| op.held_back());
+        all.reduce(|a, b| (a.0 + b.0, a.1.into_iter().chain(b.1).min()))
+    }
+
     /// When an operator wants a tick though nothing came.
     pub fn next_wakeup(&self) -> Option<Timestamp> {
         self.shards.iter().flat_map(|s| s.ops.iter().flatten()).filter_map(|op| op.next_wakeup()).min()
@@ -433,6 +439,13 @@ impl JobRunner {
             more |= s.output.maintain(fuel)?;
         }
         Ok(more)
+    }
+
+    /// Size of the view's own rows: part of [`Self::stats`].
+    pub fn view_stats(&self) -> StateStats {
+        let mut total = StateStats::default();
+        self.shards.iter().for_each(|s| total += s.output.stats());
+        total
     }
 
     /// Size of all state.

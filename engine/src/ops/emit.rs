@@ -181,6 +181,12 @@ impl DeltaOp for EmitOp {
         self.keep(rows.take(&UInt32Array::from(own)).e()?)
     }
 
+    fn held_back(&self) -> Option<(usize, Option<i64>)> {
+        let rows = self.pieces.values().map(|p| p.rows).sum();
+        let oldest = self.pieces.first_key_value().map(|(at, _)| *at).filter(|at| *at != i64::MAX);
+        (rows > 0).then_some((rows, oldest))
+    }
+
     fn next_wakeup(&self) -> Option<Timestamp> {
         self.due.map(Timestamp)
     }

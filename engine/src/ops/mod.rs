@@ -183,6 +183,10 @@ pub trait DeltaOp: Send {
         let _ = fuel;
         Ok(false)
     }
+    /// Rows it holds back until event time or the clock comes further, with the oldest event time among them.
+    fn held_back(&self) -> Option<(usize, Option<i64>)> {
+        None
+    }
     /// When it wants a tick though nothing came, by the engine's clock.
     fn next_wakeup(&self) -> Option<Timestamp> {
         None

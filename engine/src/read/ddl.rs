@@ -415,6 +415,15 @@ pub(crate) async fn create_view(session: &mut Session, c: &CreateView, text: &st
     } else if let Some(done) = taken(&catalog, &c.name, c.if_not_exists)? {
         return Ok(done);
     }
+    let with_default = match session.settings.get("freshness") {
+        Some(interval) if c.materialized && c.emit.is_none() && interval != "0" => {
+            let when = millstream_sql::statement::Emit::Every(interval.clone());
+            let emit = EmitClause { when, lateness: None, late_rows: None, position: 1 };
+            Some(CreateView { emit: Some(emit), ..c.clone() })
+        }
+        _ => None,
+    };
+    let c = with_default.as_ref().unwrap_or(c);
     let planned = plan_created(session, c, text).await?;
     unique_columns(planned.plan.schema())?;
     if !planned.plan.read_order.is_empty() {

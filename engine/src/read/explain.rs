@@ -57,6 +57,11 @@ pub(crate) async fn explain(
                     physical(session, planned).await?
                 }
                 ExplainMode::Analyze => analyze(session, &query, text).await?,
+                ExplainMode::Stall => {
+                    return Err(
+                        Error::unsupported("EXPLAIN STALL of a query").hint("EXPLAIN STALL v, of a materialized view.")
+                    );
+                }
             }
         }
     };
@@ -67,7 +72,7 @@ fn incremental(session: &Session, plan: &millstream_sql::plan::IncPlan, mode: Ex
     let catalog = session.engine.inner.lock().catalog.clone();
     let name = |id| catalog.relations.get(&id).map_or_else(|| format!("#{}", id.0), |r| r.display_name());
     if mode == ExplainMode::State {
-        return explain_plan::explain_state(plan, &name, &|id| super::limits::growth(&catalog, id));
+        return super::limits::with_inputs(&catalog, |inputs| explain_plan::explain_state(plan, &name, inputs));
     }
     explain_plan::explain(plan, &name, false)
 }
@@ -75,6 +80,12 @@ fn incremental(session: &Session, plan: &millstream_sql::plan::IncPlan, mode: Ex
 async fn explain_view(session: &mut Session, mode: ExplainMode, name: &ObjectName) -> Result<Vec<String>> {
     let relation = session.engine.inner.lock().catalog.get(name)?.clone();
     match &relation.body {
+        Body::MaterializedView { .. } if mode == ExplainMode::Stall => {
+            Ok(crate::coord::explain_stall(&session.engine.inner, &relation))
+        }
+        _ if mode == ExplainMode::Stall => {
+            Err(Error::new(SqlState::WRONG_OBJECT_TYPE, format!("\"{name}\" is not a materialized view")))
+        }
         // The plan that runs, not the one the same text would get today.
         Body::MaterializedView { plan, .. } => Ok(incremental(session, plan, mode)),
         Body::View { query, .. } => {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use millstream_sql::plan::bounds::{Growth, bounds};
+use millstream_sql::plan::bounds::{Growth, Inputs, bounds};
 use millstream_sql::plan::{IncOp, IncPlan, RelationId, Tier};
 
 use crate::api::{Notice, Session};
@@ -17,10 +17,16 @@ pub(super) fn growth(catalog: &Catalog, id: RelationId) -> Growth {
         Body::Connector { options, .. } if bounded_generator(options) => Growth::Bounded(format!("stream {}", r.name)),
         Body::Connector { .. } | Body::Table { append_only: true, .. } => Growth::Unbounded(r.display_name()),
         Body::Table { .. } => Growth::Bounded(format!("table {}", r.display_name())),
-        Body::MaterializedView { plan, .. } => bounds(plan, &|id| growth(catalog, id)).view.growth,
+        Body::MaterializedView { plan, .. } => with_inputs(catalog, |inputs| bounds(plan, inputs).view.growth),
         // A plain view is its text: plans read what it reads.
         Body::View { .. } => Growth::Bounded(format!("view {}", r.display_name())),
     }
+}
+
+/// What the analysis of bounds asks about relations.
+pub(super) fn with_inputs<T>(catalog: &Catalog, f: impl FnOnce(&Inputs<'_>) -> T) -> T {
+    let (growth, time) = (|id| growth(catalog, id), |id| super::emit::time_columns(catalog, id));
+    f(&Inputs { growth: &growth, time: &time })
 }
 
 fn bounded_generator(options: &BTreeMap<String, String>) -> bool {
@@ -44,7 +50,7 @@ pub(super) fn check(session: &Session, catalog: &Catalog, plan: &IncPlan, materi
             _ => Ok(()),
         }
     };
-    let all = bounds(plan, &|id| growth(catalog, id));
+    let all = with_inputs(catalog, |inputs| bounds(plan, inputs));
     let worst = all.state.iter().flatten().chain([&all.view]).find(|s| s.unbounded());
     apply(
         "unbounded_state",

@@ -31,6 +31,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("datestyle", "ISO, MDY"),
     ("default_transaction_isolation", "serializable"),
     ("extra_float_digits", "1"),
+    ("freshness", "0"),
     ("full_recompute", "allow"),
     ("integer_datetimes", "on"),
     ("intervalstyle", "postgres"),
@@ -59,6 +60,9 @@ const CHOICES: &[(&str, &[&str])] = &[
 
 /// Refuses a value that a setting cannot have.
 pub(crate) fn check_setting(name: &str, value: &str) -> Result<()> {
+    if name == "freshness" && value != "0" {
+        millstream_sql::plan::emit::interval_micros(value)?;
+    }
     let Some((_, values)) = CHOICES.iter().find(|(n, _)| *n == name) else { return Ok(()) };
     if values.iter().any(|v| v.eq_ignore_ascii_case(value)) {
         return Ok(());

@@ -32,6 +32,10 @@ pub(crate) fn explain(c: &mut Cursor<'_>) -> Result<Statement> {
     loop {
         if c.eat(&["analyze"]) {
             mode = ExplainMode::Analyze;
+        } else if c.looking_at(&["stall"]) && c.nth(1).is_some() {
+            // A view may have this name.
+            c.pos += 1;
+            mode = ExplainMode::Stall;
         } else if !c.eat(&["verbose"]) {
             break;
         }

@@ -4,7 +4,8 @@
 //! The analysis knows relations and operators, no data: a stream never ends, a table is as large as its owner lets it
 //! grow. It errs on the side of "unbounded".
 
-use super::{AggFunc, ChangelogKind, IncOp, IncPlan, RelationId};
+use super::time::{Bound, NodeTime, TimeRules};
+use super::{AggFunc, ChangelogKind, IncNode, IncOp, IncPlan, RelationId};
 
 /// How the number of rows of something grows, best first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,12 +61,35 @@ const FIX_ALL: &str = "aggregate the stream first, or keep its rows in a table a
 const FIX_VALUES: &str = "aggregate the stream itself, where rows only arrive";
 const FIX_VIEW: &str = "aggregate, or CREATE VIEW, which keeps nothing";
 
-/// Analyses a plan. `relation` says how the rows of what it reads grow.
-pub fn bounds(plan: &IncPlan, relation: &dyn Fn(RelationId) -> Growth) -> Bounds {
+/// What is known of the relations that a plan reads.
+pub struct Inputs<'a> {
+    /// How their rows grow.
+    pub growth: &'a dyn Fn(RelationId) -> Growth,
+    /// Which of their columns a watermark bounds, at whatever time.
+    pub time: &'a dyn Fn(RelationId) -> super::time::Bounds,
+}
+
+/// The column by which an operator forgets what is behind the watermark, if it does so for all it keeps.
+fn forgets(plan: &IncPlan, node: &IncNode, time: &NodeTime) -> Option<String> {
+    let by = |(port, columns): (usize, &super::time::Bounds)| {
+        let column = columns.iter().position(|b| matches!(b, Some(Bound::At(_))))?;
+        Some(plan.node(*node.inputs.get(port)?).schema.fields().get(column)?.name().clone())
+    };
+    let names: Vec<Option<String>> = time.forget.iter().enumerate().map(by).collect();
+    let mut names = names.into_iter().collect::<Option<Vec<_>>>()?;
+    names.dedup();
+    (!names.is_empty()).then(|| names.join(" and "))
+}
+
+/// Analyses a plan.
+pub fn bounds(plan: &IncPlan, inputs: &Inputs<'_>) -> Bounds {
+    let relation = inputs.growth;
+    // A plan whose expressions do not compile is refused elsewhere.
+    let times = TimeRules::new(plan).map(|rules| rules.propagate(plan, inputs.time)).unwrap_or_default();
     let mut rows: Vec<Growth> = Vec::with_capacity(plan.nodes.len());
     let mut state: Vec<Option<StateBound>> = Vec::with_capacity(plan.nodes.len());
     let constant = || Growth::Bounded("constants".into());
-    for node in &plan.nodes {
+    for (i, node) in plan.nodes.iter().enumerate() {
         let input = |i: usize| node.inputs.get(i).map_or_else(constant, |n| rows[n.0 as usize].clone());
         let worst = || node.inputs.iter().map(|n| rows[n.0 as usize].clone()).max().unwrap_or_else(constant);
         let names = |columns: &[usize]| -> String {
@@ -73,7 +97,12 @@ pub fn bounds(plan: &IncPlan, relation: &dyn Fn(RelationId) -> Growth) -> Bounds
             let name = |c: &usize| schema.and_then(|s| s.fields().get(*c)).map_or("?", |f| f.name().as_str());
             format!("({})", columns.iter().map(name).collect::<Vec<_>>().join(", "))
         };
+        let closed = times.get(i).and_then(|t| forgets(plan, node, t));
         let kept = |growth: Growth, fix: &'static str| {
+            let growth = match &closed {
+                Some(column) => Growth::Bounded(format!("the watermark: what has an older {column} is forgotten")),
+                None => growth,
+            };
             let fix = matches!(growth, Growth::Unbounded(_)).then_some(fix);
             Some(StateBound { growth, fix })
         };
@@ -123,6 +152,13 @@ pub fn bounds(plan: &IncPlan, relation: &dyn Fn(RelationId) -> Growth) -> Bounds
                     (false, false) => by_key(names(partition)),
                 };
                 (out, kept(worst(), FIX_ALL))
+            }
+            IncOp::Emit { column: Some(c), .. } => {
+                let by = format!("the watermark: it keeps what is not final by {}", names(&[*c]));
+                (input(0), kept(Growth::Bounded(by), FIX_ALL))
+            }
+            IncOp::Emit { column: None, .. } => {
+                (input(0), kept(Growth::Bounded("the changes of one interval".into()), FIX_ALL))
             }
             // Everything else keeps its inputs.
             _ => (worst(), kept(worst(), FIX_ALL)),

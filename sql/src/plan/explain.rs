@@ -12,7 +12,7 @@ use crate::functions::cast::as_cast;
 use crate::functions::{Collect, Stat};
 use crate::session::visible;
 
-use super::bounds::{Bounds, Growth, bounds};
+use super::bounds::{Bounds, Inputs, bounds};
 use super::{
     AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, SortColumn, StoredPlan, Tier, TimeLimit,
 };
@@ -28,9 +28,9 @@ pub fn explain(plan: &IncPlan, relation_name: &dyn Fn(super::RelationId) -> Stri
 pub fn explain_state(
     plan: &IncPlan,
     relation_name: &dyn Fn(super::RelationId) -> String,
-    growth: &dyn Fn(super::RelationId) -> Growth,
+    inputs: &Inputs<'_>,
 ) -> Vec<String> {
-    let bounds = bounds(plan, growth);
+    let bounds = bounds(plan, inputs);
     let mut lines = explain_with(plan, relation_name, true, Some(&bounds));
     lines.push(format!("View keeps its rows; {}", bounds.view.text()));
     lines
