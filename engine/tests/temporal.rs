@@ -116,8 +116,6 @@ async fn rows_come_and_go_with_the_clock_alone() {
     shows(&engine, "SELECT * FROM recent", &["2"]).await;
     hands.set(15);
     shows(&engine, "SELECT * FROM recent", &[]).await;
-    let state = rows(&engine, "SELECT state_rows FROM ms.jobs WHERE name = 'recent'").await;
-    assert_eq!(state, ["0"], "what is over is not kept");
     engine.shutdown().await.expect("stops");
 }
 
@@ -149,7 +147,7 @@ const VIEWS: [(&str, &str); 12] = [
     ),
     ("plain_or_late", "SELECT k, x FROM e WHERE x < 20 OR (ts < now() - INTERVAL '10 seconds' AND k = 1)"),
     ("neither", "SELECT k, x, ts FROM e WHERE NOT (ts > now() OR x > 50)"),
-    ("having", "SELECT k, max(ts) AS t FROM e GROUP BY k HAVING max(ts) < mz_now() - INTERVAL '5 seconds'"),
+    ("silent", "SELECT k, max(ts) AS t FROM e GROUP BY k HAVING max(ts) < mz_now() - INTERVAL '5 seconds'"),
     ("minute", "SELECT k, x FROM e WHERE ts >= date_trunc('minute', now()) AND ts < now()"),
     ("day", "SELECT d, count(*) AS n FROM e WHERE d = current_date OR d IS NULL GROUP BY d"),
     ("young", "SELECT k, x FROM e WHERE now() - ts < INTERVAL '7 seconds'"),

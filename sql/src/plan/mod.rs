@@ -417,6 +417,10 @@ impl IncPlan {
         v.dedup();
         v
     }
+    /// True if what it gives depends on the clock of an epoch.
+    pub fn follows_clock(&self) -> bool {
+        self.nodes.iter().any(|n| matches!(n.op, IncOp::TemporalFilter { .. }))
+    }
     /// The view's columns.
     pub fn schema(&self) -> &SchemaRef {
         &self.node(self.output).schema

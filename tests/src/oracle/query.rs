@@ -3,6 +3,7 @@
 //! Every query names its output columns `x0, x1, ..`; every FROM item has an alias of its own. What is nested is small, so
 //! that a failing query can be read.
 
+mod clock;
 mod subquery;
 mod windows;
 
@@ -92,7 +93,7 @@ impl<'a> Queries<'a> {
     /// A query.
     pub fn query(&mut self, depth: usize) -> Query {
         let windows = self.features.windows;
-        match self.rng.random_range(0..34) {
+        match self.rng.random_range(0..36) {
             0..=2 => self.select(depth),
             3..=6 => self.join(depth),
             7..=10 => self.aggregate(depth),
@@ -109,6 +110,7 @@ impl<'a> Queries<'a> {
             23..=29 => self.subquery(depth),
             30 | 31 => self.over(depth),
             32 => self.grouping_sets(depth),
+            33 | 34 => self.clock(depth),
             _ => self.global(depth),
         }
     }
