@@ -59,7 +59,7 @@ pub(crate) use ingest::{IngestMap, ingest_exprs, open_checked, open_relation_sou
 pub(crate) use introspect::{SYSTEM_TABLES, catalog_version, metrics, relations, system_table};
 pub(crate) use pause::{pause_views, resume_views};
 pub(crate) use recover::{new_relation, open};
-pub(crate) use stall::explain_stall;
+pub(crate) use stall::{explain_stall, waits_for};
 pub use stream_options::Environment;
 pub(crate) use stream_options::{altered, check_common, open_source, process_environment};
 pub(crate) use subscribe::{subscribe, subscribe_id};

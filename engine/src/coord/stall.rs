@@ -28,6 +28,25 @@ pub(crate) fn explain_stall(inner: &Arc<EngineInner>, view: &Relation) -> Vec<St
     lines
 }
 
+/// For a view that holds back results: the stream, and the partition that holds its watermark back while others are further.
+pub(crate) fn waits_for(inner: &Arc<EngineInner>, view: RelationId) -> Option<String> {
+    let st = inner.lock();
+    st.relations.get(&view)?.counters.held_back?;
+    let mut all = BTreeSet::new();
+    upstream(&st.catalog, view, &mut all);
+    all.into_iter().find_map(|id| {
+        let time = st.relations.get(&id)?.time.as_ref()?;
+        let (split, p) = time.slowest()?;
+        let furthest = time.partitions.values().filter_map(|p| p.sealed).max();
+        if p.sealed >= furthest {
+            return None;
+        }
+        let name = st.catalog.relations.get(&id)?.display_name();
+        let at = p.sealed.map_or("has delivered nothing yet".into(), |w| format!("is at {}", shown(w)));
+        Some(format!("results wait for the watermark of stream {name}: its partition {split} {at}"))
+    })
+}
+
 fn upstream(catalog: &Catalog, id: RelationId, found: &mut BTreeSet<RelationId>) {
     if found.insert(id)
         && let Some(r) = catalog.relations.get(&id)

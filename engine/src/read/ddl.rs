@@ -505,6 +505,10 @@ pub(crate) async fn create_view(session: &mut Session, c: &CreateView, text: &st
         return Err(e);
     }
     undo.armed = false;
+    if let Some(what) = crate::coord::waits_for(&inner, id) {
+        let hint = format!("EXPLAIN STALL {} says more; the option idle_timeout bounds the wait.", c.name.name);
+        notices.push(Notice { hint: Some(hint), ..notice(what) });
+    }
     Ok(command_with(tag, notices))
 }
 

@@ -12,7 +12,7 @@ use crate::time::{Epoch, Timestamp};
 use crate::zset::ZBatch;
 
 /// A reproducible stream of numbers.
-pub(in crate::ops) struct Random(pub u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
     pub fn below(&mut self, n: u64) -> u64 {
@@ -139,7 +139,7 @@ impl Rig {
 }
 
 /// A row as text that keeps the bits of floats, except that all NaNs are one.
-pub(in crate::ops) fn text(rows: &RecordBatch, i: usize) -> String {
+pub(crate) fn text(rows: &RecordBatch, i: usize) -> String {
     let options = FormatOptions::default();
     let cells = rows.columns().iter().map(|c| {
         if c.is_null(i) {

@@ -507,6 +507,6 @@ pub fn output_schema(input: &SchemaRef, keys: &[usize], aggs: &[AggCall]) -> Sch
 }
 
 #[cfg(test)]
-pub(in crate::ops) mod harness;
+pub(crate) mod harness;
 #[cfg(test)]
 mod tests;
