@@ -6,6 +6,7 @@
 //! *Architecture invariant*: this crate does no I/O, reads no clock, starts no task and knows neither the engine
 //! nor the connectors. A plan's meaning depends on nothing outside it.
 
+pub(crate) mod arrival;
 pub(crate) mod asof;
 pub(crate) mod decorrelate;
 pub mod error;

@@ -15,6 +15,7 @@ mod recursion;
 mod rewrite;
 mod rows;
 mod syntax;
+mod system_time;
 mod ties;
 mod unnested;
 mod unsupported;
@@ -170,6 +171,7 @@ pub fn session_state_for_views() -> SessionState {
 pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) -> Result<LogicalPlan> {
     let mut query = query.clone();
     window_tvf::rewrite(&mut query, text)?;
+    system_time::rewrite(&mut query, text)?;
     unsupported::check_syntax(&query)?;
     let casts = recursion::check(&mut query, state, text)?;
     // Names are those of the text: they are given before it is rewritten.

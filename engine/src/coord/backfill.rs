@@ -88,6 +88,9 @@ pub(super) async fn build(inner: &Arc<EngineInner>, id: RelationId) -> Result<()
     let inputs: BTreeSet<RelationId> = plan.relations().into_iter().collect();
     wait_until_built(inner, &inputs).await?;
     let mut job = JobRunner::new(plan.clone(), inner.workers, &inner.session_template)?;
+    if plan.follows_clock() {
+        inner.seal_clock();
+    }
     let (claim, mut claimed) = claim(inner, &inputs, None)?;
     let base = claim.base;
     wait_for_frontier(inner, &inputs, base).await?;

@@ -56,6 +56,15 @@ impl EngineInner {
         }
     }
 
+    /// Seals an epoch if the clock has gone on since the last one: for a view that follows it and is about to be made.
+    pub(super) fn seal_clock(self: &Arc<Self>) {
+        let mut st = self.lock();
+        if !st.stopping && self.failure().is_none() && st.clock < self.options.clock.now() {
+            self.seal(&mut st);
+            self.advance(&mut st);
+        }
+    }
+
     /// Seals one epoch if input is pending and somebody could use it now.
     pub(super) fn seal_if_due(self: &Arc<Self>, st: &mut State) -> bool {
         if !st.writes.is_empty() {

@@ -228,10 +228,12 @@ impl State {
                 }
             }
         }
+        let alone = group.runner.as_ref().is_some_and(|r| r.jobs.iter().any(|(_, j)| j.by_epoch()));
+        let rows_max = if alone { 1 } else { TICK_ROWS_MAX };
         let mut rows = 0;
         for (epoch, n) in by_epoch {
             rows += n;
-            if rows >= TICK_ROWS_MAX {
+            if rows >= rows_max {
                 to = to.min(epoch);
                 break;
             }

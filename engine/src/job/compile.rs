@@ -5,9 +5,10 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::execution::SessionState;
 use datafusion::physical_expr::PhysicalExpr;
-use millstream_sql::plan::{ChangelogKind, IncNode, IncOp, IncPlan, PlanExpr};
+use millstream_sql::plan::{ChangelogKind, IncNode, IncOp, IncPlan, PlanExpr, TimeLimit};
 
 use crate::error::{Result, ResultExt as _};
+use crate::ops::temporal_filter::{Limit, TemporalFilterOp};
 use crate::ops::top_n::Counting;
 use crate::ops::{DeltaOp, Shard};
 
@@ -36,6 +37,16 @@ pub(super) fn operator(
         IncOp::RowMap { plan } => {
             Box::new(crate::ops::row_map::RowMapOp::new(state, plan, input(0).schema.clone(), output)?)
         }
+        IncOp::TemporalFilter { limits } => {
+            let schema = input(0).schema.clone();
+            let one = |l: &TimeLimit| -> Result<Limit> {
+                let value = l.value.compile(&schema).e()?;
+                let TimeLimit { shift, step, offset, next, leaves, .. } = *l;
+                Ok(Limit { value, shift, step, offset, next, leaves })
+            };
+            let limits = limits.iter().map(one).collect::<Result<_>>()?;
+            Box::new(TemporalFilterOp::new(output, limits, shard)?)
+        }
         IncOp::Distinct => Box::new(crate::ops::distinct::DistinctOp::new(output, shard)?),
         IncOp::SetOp { kind } => Box::new(crate::ops::set_op::SetOp::new(*kind, output, shard)?),
         IncOp::Join { kind, on, residual, null_equals_null, ranges } => {
@@ -63,6 +74,13 @@ pub(super) fn operator(
             output,
             shard,
         )?),
+        IncOp::ArrivalJoin { kind, on, residual } => {
+            let (left, right) = (input(0).schema.clone(), input(1).schema.clone());
+            let residual = residual.as_ref().map(|r| r.compile(&joined(&left, &right)).e()).transpose()?;
+            let join =
+                crate::ops::join::JoinOp::new(*kind, left, right, on.clone(), residual, false, None, output, shard)?;
+            Box::new(join.of_arrivals()?)
+        }
         IncOp::Aggregate { keys, aggs } => Box::new(crate::ops::aggregate::AggregateOp::new(
             input(0).schema.clone(),
             keys.clone(),

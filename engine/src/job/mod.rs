@@ -206,6 +206,11 @@ impl JobRunner {
         }
     }
 
+    /// True if its result depends on which changes came before which: then a tick is one epoch with changes.
+    pub fn by_epoch(&self) -> bool {
+        self.plan.nodes.iter().any(|n| matches!(n.op, IncOp::ArrivalJoin { .. }))
+    }
+
     /// Rows that operators hold back until time comes further, with the oldest event time among them.
     pub fn held_back(&self) -> Option<(usize, Option<i64>)> {
         let all = self.shards.iter().flat_map(|s| s.ops.iter().flatten()).filter_map(|op| op.held_back());

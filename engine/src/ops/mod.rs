@@ -18,6 +18,7 @@ pub mod recursive;
 pub mod row_map;
 pub mod session;
 pub mod set_op;
+pub mod temporal_filter;
 pub mod top_n;
 
 use arrow::array::RecordBatch;

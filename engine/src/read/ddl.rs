@@ -370,7 +370,8 @@ async fn plan_shaped(
         let state = context.state(&bindings)?;
         let logical = millstream_sql::session::plan_query(&state, &query, &text).await?;
         let logical = shape(logical)?;
-        let plan = build::build(&state, logical, &CatalogRelations(context.catalog.clone()))?;
+        let plan = build::build(&state, logical, &CatalogRelations(context.catalog.clone()))
+            .map_err(|e| build::placed(e, &text))?;
         let inputs = plan.relations();
         Ok(ViewPlan { plan, inputs, named: bindings.named() })
     })

@@ -178,7 +178,7 @@ pub(crate) async fn physical_plan(
     parameters: &[ScalarValue],
 ) -> Result<(Arc<dyn ExecutionPlan>, SessionState)> {
     let Planned { mut state, plan, bindings } = planned;
-    // One moment for every now() of the statement. Views never get one: there now() is refused.
+    // One moment for every now() of the statement. Views never get one: conditions with now() follow the clock of epochs.
     let now = session.engine.inner.options.clock.now();
     if let Some(now) = chrono::DateTime::from_timestamp_micros(now.0) {
         let props = state.execution_props_mut();

@@ -5,6 +5,7 @@ pub(crate) mod arrays;
 pub(crate) mod bytes;
 pub mod canonical;
 pub mod cast;
+mod clock;
 pub mod collect;
 mod collect_udaf;
 pub(crate) mod datetime;
@@ -60,6 +61,7 @@ fn scalars() -> Vec<Arc<ScalarUDF>> {
         .into_iter()
         .chain(arithmetic::functions())
         .chain(datetime::functions())
+        .chain(clock::functions())
         .chain(json::functions())
         .chain(arrays::functions())
         .chain(bytes::functions())
@@ -67,6 +69,7 @@ fn scalars() -> Vec<Arc<ScalarUDF>> {
         .chain(math::functions())
         .chain(text::functions())
         .chain([sign, ceil, cast::function(), opaque::function(), single_row(), crate::asof::marker()])
+        .chain([crate::arrival::marker()])
         .chain([canonical::function()])
         .map(Arc::new)
         .collect()

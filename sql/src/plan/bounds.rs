@@ -116,11 +116,18 @@ pub fn bounds(plan: &IncPlan, inputs: &Inputs<'_>) -> Bounds {
             IncOp::Values { .. } => (constant(), None),
             IncOp::Map { .. } | IncOp::RowMap { .. } | IncOp::Exchange { .. } => (input(0), None),
             IncOp::Union => (worst(), None),
+            IncOp::TemporalFilter { limits } => {
+                let leaves = limits.iter().any(|l| l.leaves);
+                let rows = if leaves { Growth::Bounded("now()".into()) } else { input(0) };
+                let by = if leaves { "now()" } else { "the rows whose time is to come" };
+                (rows, kept(Growth::Bounded(by.into()), FIX_ALL))
+            }
             IncOp::Distinct => {
                 let all: Vec<usize> = (0..node.schema.fields().len()).collect();
                 let growth = by_key(names(&all));
                 (growth.clone(), kept(growth, FIX_ALL))
             }
+            IncOp::ArrivalJoin { .. } => (input(0), kept(input(1), FIX_JOIN)),
             IncOp::Join { .. } | IncOp::AsOf { .. } => (worst(), kept(worst(), FIX_JOIN)),
             IncOp::Aggregate { keys, aggs } => {
                 let out = if keys.is_empty() { Growth::Bounded("one row".into()) } else { by_key(names(keys)) };

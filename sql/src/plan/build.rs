@@ -5,6 +5,7 @@
 //! position, those of the logical operator it stands for.
 
 mod aggregate;
+mod clock;
 mod determinism;
 mod graph;
 mod join;
@@ -13,6 +14,7 @@ mod ranges;
 mod recompute;
 mod recursive;
 mod session;
+mod temporal;
 mod values;
 mod window;
 
@@ -33,7 +35,10 @@ use datafusion::logical_expr::logical_plan::{Distinct, TableScan};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
+pub use determinism::placed;
+
 use super::{ChangelogKind, Distribution, IncNode, IncOp, IncPlan, NodeId, PlanExpr, RelationId};
+use crate::arrival::{self, ArrivalJoin};
 use crate::asof::AsOf;
 use crate::decorrelate::set_op::SetOp;
 use crate::error::{Result, SqlError, SqlState};
@@ -49,12 +54,15 @@ pub trait Relations: Send + Sync {
 }
 
 /// Optimises a view's plan with our rule list and turns it into an [`IncPlan`]. Constructs without a native operator
-/// become recompute nodes, per subtree; what cannot be maintained at all (volatile functions, now()) is an error that
-/// names it.
+/// become recompute nodes, per subtree; what cannot be maintained at all (volatile functions, now() but in conditions) is an
+/// error that names it.
 pub fn build(state: &SessionState, logical: LogicalPlan, relations: &dyn Relations) -> Result<IncPlan> {
     determinism::check(&logical)?;
     let analyzed = optimize::analyze(state, logical).map_err(from_datafusion)?;
     let wanted = visible_schema(analyzed.schema().as_arrow());
+    let analyzed = arrival::find(analyzed).map_err(from_datafusion)?;
+    let analyzed = clock::mark(analyzed).map_err(from_datafusion)?;
+    determinism::check_clock(&analyzed)?;
     let optimized = optimize::optimize(state, analyzed).map_err(from_datafusion)?;
     let read_order = order::of_output(&optimized);
     let mut builder = Builder::new(relations, rounds_max(state.config()));
@@ -146,6 +154,9 @@ impl Builder<'_> {
                 self.map(input, Vec::new(), Some(exprs), arrow_schema(&p.schema))
             }
             LogicalPlan::Filter(f) => {
+                if let Some(timed) = self.temporal_filter(f)? {
+                    return Ok(timed);
+                }
                 if let Some(top) = self.filtered_row_number(f)? {
                     return Ok(top);
                 }
@@ -180,7 +191,10 @@ impl Builder<'_> {
                 Ok(self.distinct(input))
             }
             LogicalPlan::Distinct(Distinct::On(on)) => self.distinct_on(on),
-            LogicalPlan::Join(j) => self.join(j),
+            LogicalPlan::Join(j) => match self.temporal_condition(j)? {
+                Some(timed) => Ok(timed),
+                None => self.join(j),
+            },
             LogicalPlan::Aggregate(a) => self.aggregate(a),
             LogicalPlan::Sort(s) => match s.fetch {
                 None => self.plan(&s.input), // order is a property of reads
@@ -198,6 +212,8 @@ impl Builder<'_> {
                     self.set_op(op)
                 } else if let Some(join) = AsOf::of(node) {
                     self.as_of(join)
+                } else if let Some(arrival) = ArrivalJoin::of(node) {
+                    self.arrival_join(&arrival.join)
                 } else if let Some(pattern) = MatchNode::of(node) {
                     self.match_recognize(pattern)
                 } else {
@@ -224,6 +240,7 @@ impl Builder<'_> {
             read.push(0); // batches always have a column, see `map`
         }
         let mut predicates = Vec::new();
+        let mut timed = Vec::new();
         for filter in &scan.filters {
             for column in filter.column_refs() {
                 let i = table.index_of_column(column)?;
@@ -236,11 +253,22 @@ impl Builder<'_> {
             read.iter().map(|i| table.qualified_field(*i)).map(|(q, f)| (q.cloned(), Arc::clone(f))).collect();
         let seen = DFSchema::new_with_metadata(fields, HashMap::new())?;
         for filter in &scan.filters {
-            predicates.extend(conjuncts(filter, &seen)?);
+            let (with_clock, plain) = temporal::parted(filter);
+            timed.extend(with_clock);
+            for e in &plain {
+                predicates.push(positional(e, &seen)?);
+            }
         }
         let extra = read.len() > projection.len().max(1);
         let schema = arrow_schema(&seen);
         let source = self.add_with_kind(IncOp::Source { relation, projection: read }, Vec::new(), schema, Some(kind));
+        let source = match timed.is_empty() {
+            true => source,
+            false => {
+                let rows = self.filter(source, std::mem::take(&mut predicates))?;
+                self.timed(rows, timed, &seen)?
+            }
+        };
         let exprs = extra.then(|| (0..projection.len()).map(PlanExpr::column).collect());
         self.map(source, predicates, exprs, arrow_schema(&scan.projected_schema))
     }
@@ -339,6 +367,7 @@ fn nullable(schema: &Schema) -> SchemaRef {
 /// An expression over the positions of `schema`'s columns.
 fn positional(expr: &Expr, schema: &DFSchema) -> Planned<PlanExpr> {
     let mut obstacle = None;
+    let mut clocked = false;
     expr.apply(|e| {
         match e {
             Expr::ScalarSubquery(s) => obstacle = Some(("scalar subquery", s.outer_ref_columns.is_empty())),
@@ -346,10 +375,16 @@ fn positional(expr: &Expr, schema: &DFSchema) -> Planned<PlanExpr> {
             Expr::Exists(s) => obstacle = Some(("EXISTS subquery", s.subquery.outer_ref_columns.is_empty())),
             Expr::SetComparison(s) => obstacle = Some(("ANY/ALL subquery", s.subquery.outer_ref_columns.is_empty())),
             Expr::OuterReferenceColumn(_, _) => obstacle = Some(("outer reference", false)),
+            _ if clock::of(e).is_some() => clocked = true,
             _ => {}
         }
         Ok(if obstacle.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
+    if clocked {
+        let error =
+            SqlError::unsupported("this condition with now() cannot be maintained: it is part of another expression");
+        return Err(error.hint(clock::FORMS).into());
+    }
     match obstacle {
         Some((what, true)) => return recompute(what),
         Some((what, false)) => {

@@ -15,7 +15,7 @@ use crate::session::visible;
 use super::bounds::{Bounds, Inputs, bounds};
 use super::{
     AggCall, AggFunc, Distribution, IncOp, IncPlan, NodeId, PlanExpr, RangeEnd, RelationId, SideRange, SortColumn,
-    StoredPlan, Tier,
+    StoredPlan, Tier, TimeLimit,
 };
 
 /// An indented tree, one operator a line: name, arguments, `[native]`, `[keyed recompute: reason]` or
@@ -134,6 +134,10 @@ impl Printer<'_> {
                 }
                 text
             }
+            IncOp::TemporalFilter { limits } => {
+                let shown: Vec<_> = limits.iter().map(|l| limit_text(l, input(0))).collect();
+                format!("TemporalFilter {}", shown.join(" "))
+            }
             IncOp::RowMap { plan } => format!("RowMap {}", first_line(&plan.logical)),
             IncOp::Union => format!("Union inputs={}", node.inputs.len()),
             IncOp::Distinct => format!("Distinct ({})", all_names(&node.schema)),
@@ -157,6 +161,16 @@ impl Printer<'_> {
                 let mut terms: Vec<_> = on.iter().map(|(a, b)| format!("{} = {}", name(l, *a), name(r, *b))).collect();
                 terms.push(format!("{} {} {}", name(l, time.0), compare.sql(), name(r, time.1)));
                 format!("AsOfJoin {} on ({})", if *outer { "Left" } else { "Inner" }, terms.join(", "))
+            }
+            IncOp::ArrivalJoin { kind, on, residual } => {
+                let (l, r) = (input(0), input(1));
+                let keys: Vec<_> = on.iter().map(|(a, b)| format!("{} = {}", name(l, *a), name(r, *b))).collect();
+                let mut text = format!("ArrivalJoin {kind:?} on ({})", keys.join(", "));
+                if let Some(residual) = residual {
+                    let both: Vec<_> = l.fields().iter().chain(r.fields()).cloned().collect();
+                    text.push_str(&format!(" where {}", text_of(residual, &Schema::new(both))));
+                }
+                text
             }
             IncOp::Aggregate { keys, aggs } => {
                 let shown: Vec<_> = aggs.iter().map(|a| agg_text(a, input(0))).collect();
@@ -266,6 +280,10 @@ impl Printer<'_> {
                 let right = side(1, time.1, on.iter().map(|k| k.1).collect());
                 format!("the rows of both sides, in order of {left} and {right}")
             }
+            IncOp::ArrivalJoin { on, .. } => {
+                let right: Vec<usize> = on.iter().map(|k| k.1).collect();
+                format!("the rows of the right side, indexed by ({})", names(input(1), &right))
+            }
             IncOp::Aggregate { keys, aggs } => {
                 let values = aggs.iter().any(|a| a.distinct || matches!(a.func, AggFunc::Min | AggFunc::Max));
                 let collected = aggs.iter().any(|a| matches!(a.func, AggFunc::Collect(_)));
@@ -313,6 +331,10 @@ impl Printer<'_> {
             }
             IncOp::Recompute { .. } => "all input rows and the last output".to_owned(),
             IncOp::Emit { .. } => "changes that are not out yet".to_owned(),
+            IncOp::TemporalFilter { limits } if limits.iter().any(|l| l.leaves) => {
+                "rows until their time is over".to_owned()
+            }
+            IncOp::TemporalFilter { .. } => "rows until their time has come".to_owned(),
             _ => return None,
         })
     }
@@ -430,6 +452,33 @@ fn range_text(range: &SideRange, own: &Schema, other: &Schema) -> String {
         Some(RangeEnd { column, offset }) => format!("{} + {offset}", name(other, *column)),
     };
     format!("{} [{}, {}]", name(own, range.column), end(&range.from), end(&range.to))
+}
+
+/// When a row comes or goes.
+fn limit_text(l: &TimeLimit, schema: &Schema) -> String {
+    let micros = |us: i64, text: &mut String| {
+        let sign = if us < 0 { '-' } else { '+' };
+        match us.unsigned_abs() {
+            0 => {}
+            us if us % 1_000_000 == 0 => text.push_str(&format!(" {sign} {}s", us / 1_000_000)),
+            us => text.push_str(&format!(" {sign} {us}us")),
+        }
+    };
+    let mut text = text_of(&l.value, schema);
+    micros(l.shift, &mut text);
+    if l.step > 1 {
+        let mut unit = String::new();
+        micros(l.step, &mut unit);
+        let unit = unit.trim_start_matches([' ', '+']);
+        text = format!("{}({text}, {unit})", if l.next { "next" } else { "ceil" });
+    }
+    micros(l.offset, &mut text);
+    match (l.leaves, l.next && l.step == 1) {
+        (false, false) => format!("from {text}"),
+        (false, true) => format!("after {text}"),
+        (true, false) => format!("before {text}"),
+        (true, true) => format!("until {text}"),
+    }
 }
 
 fn agg_text(a: &AggCall, schema: &Schema) -> String {

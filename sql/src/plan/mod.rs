@@ -286,6 +286,25 @@ pub enum Distribution {
     Single,
 }
 
+/// A time of a row from which, or until which, it passes an [`IncOp::TemporalFilter`]: the multiple of `step` that is not
+/// before `value + shift`, or that is after it, plus `offset`. All in microseconds. Without a time (NULL) the row never
+/// passes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TimeLimit {
+    /// A date or timestamp of the row.
+    pub value: PlanExpr,
+    /// Added before rounding.
+    pub shift: i64,
+    /// Unit of rounding; 1: none.
+    pub step: i64,
+    /// Added after rounding.
+    pub offset: i64,
+    /// The multiple after the time, even if the time is a multiple.
+    pub next: bool,
+    /// The row passes before this moment; otherwise from it on.
+    pub leaves: bool,
+}
+
 /// The tier that runs an operator, for EXPLAIN and `ms.views`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tier {
@@ -318,6 +337,11 @@ pub enum IncOp {
         predicates: Vec<PlanExpr>,
         /// One per output column; `None` means all input columns unchanged.
         exprs: Option<Vec<PlanExpr>>,
+    },
+    /// Rows pass while the clock is where the limits say: conditions with `now()`. Rows come and go without input.
+    TemporalFilter {
+        /// All of them hold.
+        limits: Vec<TimeLimit>,
     },
     /// A DataFusion plan that maps every row to n rows independently (UNNEST). Leaf table name `t0`; the weight
     /// travels as a last column `__weight`, which the stored plan does not contain: see `ops::linear`.
@@ -360,6 +384,16 @@ pub enum IncOp {
         compare: AsOfCompare,
         /// Left rows without a partner stay.
         outer: bool,
+    },
+    /// Each row of the left input, which only grows, with the rows of the right one that are there when it arrives.
+    /// Inner or left. Output: left columns, then right columns.
+    ArrivalJoin {
+        /// Kind.
+        kind: JoinKind,
+        /// (left column, right column) of each equality.
+        on: Vec<(usize, usize)>,
+        /// Further condition over the pair.
+        residual: Option<PlanExpr>,
     },
     /// GROUP BY. Output: key columns, then one column an aggregate. No keys: one row, always.
     Aggregate {
@@ -490,6 +524,10 @@ impl IncPlan {
         v.sort();
         v.dedup();
         v
+    }
+    /// True if what it gives depends on the clock of an epoch.
+    pub fn follows_clock(&self) -> bool {
+        self.nodes.iter().any(|n| matches!(n.op, IncOp::TemporalFilter { .. }))
     }
     /// The view's columns.
     pub fn schema(&self) -> &SchemaRef {

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     AggCall, AggFunc, AsOfCompare, ChangelogKind, Distribution, IncNode, IncOp, IncPlan, JoinKind, NodeId,
     PLAN_VERSION, PlanExpr, RangeEnd, RecomputeKeys, RelationId, SetOpKind, SideRange, SortColumn, StoredPlan,
+    TimeLimit,
 };
 use crate::error::{Result, SqlError, SqlState};
 use crate::functions::{Collect, Stat};
@@ -119,6 +120,9 @@ enum OpFile {
     RowMap {
         plan: String,
     },
+    TemporalFilter {
+        limits: Vec<LimitFile>,
+    },
     Union,
     Distinct,
     SetOp {
@@ -132,6 +136,11 @@ enum OpFile {
         /// Plans from before there were ranges have none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ranges: Option<[RangeFile; 2]>,
+    },
+    ArrivalJoin {
+        kind: String,
+        on: Vec<(usize, usize)>,
+        residual: Option<String>,
     },
     AsOf {
         on: Vec<(usize, usize)>,
@@ -199,6 +208,16 @@ struct RangeFile {
     /// (column, offset)
     from: Option<(usize, i64)>,
     to: Option<(usize, i64)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LimitFile {
+    value: String,
+    shift: i64,
+    step: i64,
+    offset: i64,
+    next: bool,
+    leaves: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -317,6 +336,13 @@ impl NodeFile {
                 },
             },
             IncOp::RowMap { plan } => OpFile::RowMap { plan: plan_out(plan)? },
+            IncOp::TemporalFilter { limits } => {
+                let one = |l: &TimeLimit| -> Result<LimitFile> {
+                    let TimeLimit { shift, step, offset, next, leaves, .. } = *l;
+                    Ok(LimitFile { value: expr_out(&l.value)?, shift, step, offset, next, leaves })
+                };
+                OpFile::TemporalFilter { limits: limits.iter().map(one).collect::<Result<_>>()? }
+            }
             IncOp::Union => OpFile::Union,
             IncOp::Distinct => OpFile::Distinct,
             IncOp::SetOp { kind } => OpFile::SetOp { kind: name_of(&SET_OPS, kind)? },
@@ -330,6 +356,11 @@ impl NodeFile {
             IncOp::AsOf { on, time, compare, outer } => {
                 OpFile::AsOf { on: on.clone(), time: *time, compare: name_of(&AS_OF, compare)?, outer: *outer }
             }
+            IncOp::ArrivalJoin { kind, on, residual } => OpFile::ArrivalJoin {
+                kind: name_of(&JOIN_KINDS, kind)?,
+                on: on.clone(),
+                residual: residual.as_ref().map(expr_out).transpose()?,
+            },
             IncOp::Aggregate { keys, aggs } => {
                 let one = |a: &AggCall| -> Result<AggFile> {
                     let field = Field::new("output", a.output.clone(), true);
@@ -413,6 +444,16 @@ impl NodeFile {
                 IncOp::Map { predicates: exprs_in(predicates)?, exprs: exprs.map(exprs_in).transpose()? }
             }
             OpFile::RowMap { plan } => IncOp::RowMap { plan: plan_in(&plan, context)? },
+            OpFile::TemporalFilter { limits } => {
+                let one = |l: LimitFile| -> Result<TimeLimit> {
+                    let LimitFile { value, shift, step, offset, next, leaves } = l;
+                    if step < 1 {
+                        return Err(damaged("a time limit of the stored plan has no unit"));
+                    }
+                    Ok(TimeLimit { value: expr_in(&value, context)?, shift, step, offset, next, leaves })
+                };
+                IncOp::TemporalFilter { limits: limits.into_iter().map(one).collect::<Result<_>>()? }
+            }
             OpFile::Union => IncOp::Union,
             OpFile::Distinct => IncOp::Distinct,
             OpFile::SetOp { kind } => IncOp::SetOp { kind: named(&SET_OPS, &kind)? },
@@ -426,6 +467,11 @@ impl NodeFile {
             OpFile::AsOf { on, time, compare, outer } => {
                 IncOp::AsOf { on, time, compare: named(&AS_OF, &compare)?, outer }
             }
+            OpFile::ArrivalJoin { kind, on, residual } => IncOp::ArrivalJoin {
+                kind: named(&JOIN_KINDS, &kind)?,
+                on,
+                residual: residual.map(|e| expr_in(&e, context)).transpose()?,
+            },
             OpFile::Aggregate { keys, aggs } => {
                 let one = |a: AggFile| -> Result<AggCall> {
                     let (schema, _) = ipc_in(&a.output)?;

@@ -24,6 +24,7 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 
+pub(super) use self::linear::interval_micros;
 use self::linear::{Floor, floors, linear, monotone};
 use super::{IncNode, IncOp, IncPlan, JoinKind, PlanExpr, RelationId};
 use crate::matching::OutputColumn;
@@ -120,6 +121,10 @@ enum NodeRule {
         time: usize,
         /// The least that is later, in microseconds; 0 where the times are finer than that.
         step: i64,
+    },
+    /// The first input's columns, then others of which nothing is known.
+    First {
+        width: usize,
     },
     /// Only this column of the input goes on in order.
     Held {
@@ -225,6 +230,9 @@ fn rule(plan: &IncPlan, node: &IncNode) -> datafusion::common::Result<NodeRule> 
         IncOp::AsOf { .. } | IncOp::Recompute { keys: None, .. } | IncOp::Recursive { .. } => {
             NodeRule::Nothing { width }
         }
+        // A row may come back, or go, whenever the clock says so.
+        IncOp::TemporalFilter { .. } => NodeRule::Nothing { width },
+        IncOp::ArrivalJoin { .. } => NodeRule::First { width },
     })
 }
 
@@ -352,6 +360,11 @@ impl NodeRule {
                 let mut forget: Bounds = vec![None; given.len()];
                 forget[*time] = bound;
                 NodeTime { columns, forget: vec![forget] }
+            }
+            Self::First { width } => {
+                let mut columns = inputs[0].clone();
+                columns.resize(*width, None);
+                NodeTime { columns, forget: none() }
             }
             Self::Held { width, column } => {
                 let mut columns: Bounds = vec![None; *width];

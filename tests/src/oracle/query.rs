@@ -3,6 +3,7 @@
 //! Every query names its output columns `x0, x1, ..`; every FROM item has an alias of its own. What is nested is small, so
 //! that a failing query can be read.
 
+mod clock;
 mod matches;
 mod nearest;
 mod recursive;
@@ -95,7 +96,7 @@ impl<'a> Queries<'a> {
     /// A query.
     pub fn query(&mut self, depth: usize) -> Query {
         let windows = self.features.windows;
-        match self.rng.random_range(0..if windows { 44 } else { 36 }) {
+        match self.rng.random_range(0..if windows { 46 } else { 36 }) {
             0..=2 => self.select(depth),
             3..=6 => self.join(depth),
             7..=10 => self.aggregate(depth),
@@ -116,6 +117,7 @@ impl<'a> Queries<'a> {
             36 | 37 => self.as_of(depth),
             38..=40 => self.near(depth),
             41..=43 => self.matches(depth),
+            44 | 45 => self.clock(depth),
             _ => self.global(depth),
         }
     }

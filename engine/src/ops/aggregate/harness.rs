@@ -39,6 +39,8 @@ pub(in crate::ops) struct Rig {
     pub chunk_rows: usize,
     /// What operators are told of event time.
     pub time: OpTime,
+    /// The clock of the next tick.
+    pub clock: i64,
 }
 
 impl Rig {
@@ -53,6 +55,7 @@ impl Rig {
             emitted: 0,
             chunk_rows: 8192,
             time: OpTime::default(),
+            clock: 0,
         };
         rig.start(shards);
         rig
@@ -77,7 +80,7 @@ impl Rig {
             let mut cx = TickCx {
                 from: Epoch(0),
                 to: Epoch(1),
-                clock: Timestamp(0),
+                clock: Timestamp(self.clock),
                 errors: &mut self.errors,
                 chunk_rows: self.chunk_rows,
                 time: &self.time,

@@ -12,6 +12,8 @@
 //!   only the range that may match is looked at, in the fast path too.
 //! * A row has a partner if the weights of the rows it matches sum up to more than zero. Negative multiplicities that
 //!   are gone a tick later are thus legal.
+//! * A join of arrivals ([`JoinOp::of_arrivals`]) keeps the right side only: what came from the left meets the right side as
+//!   it is when the tick is over, and is forgotten.
 //! * A pair whose residual cannot be evaluated is an error entry and counts as no match.
 
 mod items;
@@ -58,6 +60,8 @@ pub struct JoinOp {
     residual: Option<Residual>,
     output: OutputSchema,
     shard: Shard,
+    /// Left rows meet what is there and are forgotten.
+    arrivals: bool,
 }
 
 /// One input.
@@ -134,7 +138,17 @@ impl JoinOp {
             residual,
             output: OutputSchema::new(output),
             shard,
+            arrivals: false,
         })
+    }
+
+    /// The join of each left row with the right rows that are there when it arrives, whatever becomes of them. Left rows are
+    /// never retracted.
+    pub fn of_arrivals(self) -> Result<Self> {
+        match self.kind {
+            JoinKind::Inner | JoinKind::Left => Ok(Self { arrivals: true, ..self }),
+            other => Err(Error::internal(format!("a join of arrivals of kind {other:?}"))),
+        }
     }
 
     /// Neither what is stored nor what came has retractions.
@@ -193,7 +207,8 @@ impl JoinOp {
             changes[0].push(left);
             changes[1].push(right);
         }
-        for (side, changes) in self.sides.iter_mut().zip(&changes) {
+        let kept = usize::from(self.arrivals);
+        for (side, changes) in self.sides.iter_mut().zip(&changes).skip(kept) {
             side.arrangement.append_all(changes)?;
         }
         Ok(())
@@ -364,13 +379,17 @@ impl DeltaOp for JoinOp {
     }
 
     fn flush(&mut self, cx: &mut TickCx<'_>, out: &mut dyn Emit) -> Result<()> {
+        if self.arrivals {
+            let right = self.sides[1].take_pending()?;
+            self.sides[1].arrangement.append_all(&right)?;
+        }
         if self.sides.iter().all(|s| s.pending.is_empty()) {
             self.forget(cx);
             return Ok(());
         }
         let output = self.output.clone();
         let mut sink = Sink::new(&output, cx.chunk_rows, out);
-        if self.kind == JoinKind::Inner && self.append_only() {
+        if self.kind == JoinKind::Inner && self.append_only() && !self.arrivals {
             // A side's changes meet the other side as it is by then: first before, then after its own changes.
             for side in 0..2 {
                 let batches = self.sides[side].take_pending()?;

@@ -61,8 +61,11 @@ impl Builder<'_> {
             | IncOp::Union
             | IncOp::Distinct
             | IncOp::Exchange { .. } => true,
+            // What the right side becomes changes nothing that is out.
+            IncOp::ArrivalJoin { .. } => return ChangelogKind::Append,
             IncOp::Join { kind, .. } => *kind == JoinKind::Inner,
             IncOp::SetOp { kind } => *kind == SetOpKind::IntersectAll,
+            IncOp::TemporalFilter { limits } => !limits.iter().any(|l| l.leaves),
             IncOp::Aggregate { .. } | IncOp::TopN { .. } | IncOp::TopRank { .. } => false,
             IncOp::AsOf { .. } | IncOp::Over { .. } | IncOp::Session { .. } => false,
             IncOp::MatchRecognize { .. } | IncOp::Recompute { .. } => false,
@@ -104,6 +107,7 @@ impl Builder<'_> {
                     JoinKind::Full => of(0).iter().filter(|d| **d == Distribution::Single).cloned().collect(),
                 }
             }
+            IncOp::ArrivalJoin { .. } => of(0).to_vec(),
             IncOp::Recompute { keys: Some(k), .. } if !k.output.is_empty() => {
                 let input = k.inputs.first().map_or(&[][..], |i| i.as_slice());
                 let hash = Distribution::Hash(input.to_vec());
@@ -115,7 +119,8 @@ impl Builder<'_> {
                 of(0).iter().filter(shared).cloned().collect()
             }
             IncOp::RowMap { .. } => of(0).iter().filter(|d| **d == Distribution::Single).cloned().collect(),
-            IncOp::Source { .. } => Vec::new(),
+            // What it keeps over a restart comes out on any shard.
+            IncOp::Source { .. } | IncOp::TemporalFilter { .. } => Vec::new(),
         }
     }
 

@@ -6,12 +6,27 @@ use datafusion::logical_expr::logical_plan::Join;
 use datafusion::logical_expr::type_coercion::binary::comparison_coercion;
 use datafusion::logical_expr::{LogicalPlan, lit};
 
-use super::{Builder, IncOp, NodeId, PlanExpr, Planned, SqlError, arrow_schema, cast, positional, ranges, recompute};
+use super::{
+    Builder, Fail, IncOp, NodeId, PlanExpr, Planned, SqlError, arrow_schema, cast, positional, ranges, recompute,
+};
 use crate::asof::AsOf;
-use crate::plan::JoinKind;
+use crate::plan::{ChangelogKind, JoinKind};
 
 impl Builder<'_> {
     pub(super) fn join(&mut self, join: &Join) -> Planned {
+        self.join_as(join, false)
+    }
+
+    /// A join of arriving rows with what is there.
+    pub(super) fn arrival_join(&mut self, join: &Join) -> Planned {
+        match self.join_as(join, true) {
+            // Nothing else can compute it: what was there when a row arrived is kept nowhere.
+            Err(Fail::Recompute(reason)) => Err(SqlError::unsupported(reason).into()),
+            done => done,
+        }
+    }
+
+    fn join_as(&mut self, join: &Join, arrival: bool) -> Planned {
         use JoinType as T;
         if join.null_aware {
             return recompute("NOT IN with NULLs");
@@ -49,6 +64,15 @@ impl Builder<'_> {
         let left_id = self.plan(left)?;
         let right_id = self.plan(right)?;
         self.common_types(left_id, &mut left_keys, right_id, &mut right_keys)?;
+        if arrival && self.node(left_id).kind != ChangelogKind::Append {
+            let error = SqlError::unsupported(
+                "the left side of a join with FOR SYSTEM_TIME AS OF PROCTIME() must be a stream of rows that stay",
+            );
+            return Err(error
+                .detail("Rows of the left side are changed or taken back, and what they met is not kept.")
+                .hint("Join a stream, filtered and projected, without aggregates; or join without FOR SYSTEM_TIME.")
+                .into());
+        }
         let (left_id, left_at) = self.with_columns(left_id, &left_keys)?;
         let (right_id, right_at) = self.with_columns(right_id, &right_keys)?;
         let (left_id, right_id) = if left_at.is_empty() {
@@ -67,12 +91,13 @@ impl Builder<'_> {
             true => self.schema(left_id),
             false => concat(&self.schema(left_id), &self.schema(right_id)),
         };
-        let op = IncOp::Join {
-            kind,
-            on: left_at.into_iter().zip(right_at).collect(),
-            residual,
-            null_equals_null: join.null_equality == NullEquality::NullEqualsNull,
-            ranges,
+        let on = left_at.into_iter().zip(right_at).collect();
+        let op = match arrival {
+            true => IncOp::ArrivalJoin { kind, on, residual },
+            false => {
+                let null_equals_null = join.null_equality == NullEquality::NullEqualsNull;
+                IncOp::Join { kind, on, residual, null_equals_null, ranges }
+            }
         };
         let joined = self.add(op, vec![left_id, right_id], schema);
         let mut columns: Vec<usize> = (0..left_width).collect();

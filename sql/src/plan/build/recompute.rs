@@ -10,7 +10,7 @@ use datafusion::datasource::empty::EmptyTable;
 use datafusion::logical_expr::logical_plan::Subquery;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 
-use super::{Builder, Fail, IncOp, NodeId, Planned, SqlError, arrow_schema};
+use super::{Builder, Fail, IncOp, NodeId, Planned, SqlError, arrow_schema, clock};
 use crate::matching::MatchNode;
 use crate::plan::expr::positional_schema;
 use crate::plan::{RecomputeKeys, StoredPlan};
@@ -32,6 +32,23 @@ pub(super) fn leaf(i: usize, schema: &DFSchema, types: &Schema) -> Planned<Logic
 impl Builder<'_> {
     /// Recomputes just this operator; its inputs are planned natively.
     pub(super) fn recompute(&mut self, plan: &LogicalPlan, reason: String) -> Planned {
+        let mut clocked = false;
+        let deep = matches!(plan, LogicalPlan::RecursiveQuery(_));
+        let mut look = |node: &LogicalPlan| {
+            node.apply_expressions(|e| {
+                clocked |= clock::has_mark(e);
+                Ok(TreeNodeRecursion::Continue)
+            })
+        };
+        if deep {
+            plan.apply_with_subqueries(&mut look)?
+        } else {
+            look(plan)?
+        };
+        if clocked {
+            let error = SqlError::unsupported(format!("now() cannot be used in a {reason} of a view"));
+            return Err(error.hint(clock::FORMS).into());
+        }
         match plan {
             LogicalPlan::RecursiveQuery(_) => return self.recompute_deep(plan, reason),
             LogicalPlan::Aggregate(a) => {

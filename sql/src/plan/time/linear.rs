@@ -68,7 +68,7 @@ fn moved(c: usize, before: i64, k: i64, schema: &Schema) -> Option<(usize, i64)>
 }
 
 /// An interval of constant length, in microseconds.
-fn interval_micros(e: &Expr) -> Option<i64> {
+pub(in crate::plan) fn interval_micros(e: &Expr) -> Option<i64> {
     let value = match e {
         Expr::Literal(v, _) => v.clone(),
         Expr::Alias(a) => return interval_micros(&a.expr),
