@@ -116,8 +116,8 @@ const FORGETFUL: &[&str] = &[
     "SELECT ts, k, x, window_start, window_end FROM SESSION(a, ts, INTERVAL '4 seconds', k)",
     "SELECT window_start, window_end, k, count(*), min(x) FROM SESSION(a, ts, INTERVAL '4 seconds', k) GROUP BY 1, 2, 3",
     "SELECT window_end, sum(x) FROM SESSION(a, ts, INTERVAL '2 seconds') GROUP BY 1",
-    "SELECT window_start, count(*) FROM TUMBLE((SELECT ts AT TIME ZONE 'UTC' AS t FROM a), t, INTERVAL '1 day', \
-     timezone => 'Asia/Tokyo') GROUP BY 1",
+    "SELECT window_start, k, x, count(*) FROM TUMBLE((SELECT ts AT TIME ZONE 'UTC' AS t, k, x FROM a), t, INTERVAL '1 day', \
+     timezone => 'Asia/Tokyo') GROUP BY 1, 2, 3",
     "SELECT DISTINCT date_trunc('minute', ts), k FROM a",
     "SELECT ts, k FROM a EXCEPT ALL SELECT ts, k FROM b",
     "SELECT ts, k FROM a INTERSECT ALL SELECT ts, k FROM b",
