@@ -151,7 +151,10 @@ const VIEWS: [(&str, &str); 12] = [
     ("minute", "SELECT k, x FROM e WHERE ts >= date_trunc('minute', now()) AND ts < now()"),
     ("day", "SELECT d, count(*) AS n FROM e WHERE d = current_date OR d IS NULL GROUP BY d"),
     ("young", "SELECT k, x FROM e WHERE now() - ts < INTERVAL '7 seconds'"),
-    ("distinct_keys", "SELECT DISTINCT k FROM e WHERE ts + x * INTERVAL '1 second' > now()"),
+    (
+        "distinct_keys",
+        "SELECT DISTINCT k FROM e WHERE CASE WHEN x > 50 THEN ts + INTERVAL '10 seconds' ELSE ts END > now()",
+    ),
     (
         "top",
         "SELECT k, x, ts FROM (SELECT *, row_number() OVER (PARTITION BY k ORDER BY x DESC, ts, d) AS r FROM e \

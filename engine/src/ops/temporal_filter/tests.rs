@@ -33,7 +33,9 @@ fn limit(column: usize, parts: (i64, i64, i64), next: bool, leaves: bool) -> Lim
 type Condition = fn(i64, &Row) -> bool;
 
 /// Operators with what they mean: whether a row is there at a moment.
-fn cases() -> Vec<(&'static str, fn() -> Vec<Limit>, Condition)> {
+type Case = (&'static str, fn() -> Vec<Limit>, Condition);
+
+fn cases() -> Vec<Case> {
     vec![
         ("a <= now", || vec![limit(0, (0, 1, 0), false, false)], |now, r| r.0.is_some_and(|a| a <= now)),
         ("a > now - 20", || vec![limit(0, (0, 1, 20), false, true)], |now, r| r.0.is_some_and(|a| a > now - 20)),

@@ -105,6 +105,6 @@ fn words(text: &str, word: &str) -> Vec<usize> {
     let chars: Vec<char> = text.chars().map(|c| c.to_ascii_lowercase()).collect();
     let word: Vec<char> = word.chars().collect();
     let part = |i: usize| chars.get(i).is_some_and(|c| c.is_alphanumeric() || *c == '_');
-    let alone = |i: usize| !(i > 0 && part(i - 1)) && !part(i + word.len());
+    let alone = |i: usize| i.checked_sub(1).is_none_or(|before| !part(before)) && !part(i + word.len());
     (0..chars.len()).filter(|i| chars[*i..].starts_with(&word) && alone(*i)).map(|i| i + 1).collect()
 }
