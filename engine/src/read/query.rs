@@ -305,7 +305,8 @@ async fn bind(session: &mut Session, relations: &[Arc<Relation>], bindings: &Bin
         let source = crate::coord::open_relation_source(&inner, r).await?;
         let to = source.end_positions().await.e()?;
         let map = Arc::new(crate::coord::ingest_exprs(&inner.session_template, r, &source.schema())?);
-        let rule = inner.lock().relation(r.id)?.time.as_ref().map(|t| t.rule());
+        // A file that a query names is no relation of the catalog.
+        let rule = inner.lock().relations.get(&r.id).and_then(|r| r.time.as_ref().map(|t| t.rule()));
         bound.insert(r.id, Bound::Range { source, map, rule, from: start.clone(), to });
     }
     bindings.bind(bound);

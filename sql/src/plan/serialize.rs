@@ -10,11 +10,12 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::StreamWriter;
 use datafusion::catalog::TableProvider;
-use datafusion::common::TableReference;
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{ScalarValue, TableReference};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::{SessionState, TaskContext};
-use datafusion::logical_expr::{Expr, Extension, LogicalPlan};
+use datafusion::logical_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder, lit};
 use datafusion_proto::bytes::{
     Serializeable, logical_plan_from_bytes_with_extension_codec, logical_plan_to_bytes_with_extension_codec,
 };
@@ -553,8 +554,26 @@ fn expr_in(text: &str, context: &TaskContext) -> Result<PlanExpr> {
 }
 
 fn plan_out(plan: &StoredPlan) -> Result<String> {
-    let bytes = logical_plan_to_bytes_with_extension_codec(&plan.logical, &LeafCodec).map_err(|e| cannot_store(&e))?;
-    Ok(hex(&bytes))
+    let storable = |plan: LogicalPlan| {
+        let plan = plan.transform_up_with_subqueries(nothing_with_columns)?.data;
+        logical_plan_to_bytes_with_extension_codec(&plan, &LeafCodec)
+    };
+    Ok(hex(&storable(plan.logical.clone()).map_err(|e| cannot_store(&e))?))
+}
+
+/// DataFusion's encoding of a relation without rows loses its columns: it is stored as one of NULLs without its row.
+fn nothing_with_columns(plan: LogicalPlan) -> DfResult<Transformed<LogicalPlan>> {
+    let LogicalPlan::EmptyRelation(empty) = &plan else { return Ok(Transformed::no(plan)) };
+    if empty.produce_one_row || empty.schema.fields().is_empty() {
+        return Ok(Transformed::no(plan));
+    }
+    let nulls = empty.schema.iter().map(|(qualifier, field)| {
+        let null = Expr::Literal(ScalarValue::try_from(field.data_type())?, None);
+        Ok(null.alias_qualified(qualifier.cloned(), field.name()))
+    });
+    let nulls = nulls.collect::<DfResult<Vec<_>>>()?;
+    let built = LogicalPlanBuilder::empty(true).project(nulls)?.filter(lit(false))?.build()?;
+    Ok(Transformed::yes(built))
 }
 
 fn plan_in(text: &str, context: &TaskContext) -> Result<StoredPlan> {

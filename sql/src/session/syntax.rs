@@ -358,15 +358,6 @@ const OF_BYTES: &[&str] = &["encode", "convert_from", "get_byte", "set_byte", "s
 
 fn function(f: &mut ast::Function) -> Option<Expr> {
     let name = f.name.to_string().to_lowercase();
-    if let Some(inner) = ["json_agg", "jsonb_agg"].iter().find(|n| **n == name) {
-        f.name = ast::ObjectName::from(vec![ast::Ident::new("array_agg")]);
-        if let ast::FunctionArguments::List(list) = &mut f.args
-            && let [ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e))] = list.args.as_mut_slice()
-        {
-            *e = call(if *inner == "json_agg" { "to_json" } else { "to_jsonb" }, vec![take(e)]);
-        }
-        return Some(call(&format!("{inner}_text"), vec![Expr::Function(f.clone())]));
-    }
     let ast::FunctionArguments::List(list) = &mut f.args else { return None };
     if name == "make_interval" {
         named_parts(&mut list.args);

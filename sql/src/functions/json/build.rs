@@ -28,20 +28,16 @@ enum What {
     Object,
     /// Each argument an element.
     Array,
-    /// A list of JSON texts, each an element: what `json_agg` has collected.
-    Collected,
 }
 
 /// Name, aliases that mean the very same, what is built, and whether it is `jsonb`.
-const ALL: [(&str, &[&str], What, bool); 8] = [
+const ALL: [(&str, &[&str], What, bool); 6] = [
     ("to_json", &["row_to_json", "array_to_json"], What::Value, false),
     ("to_jsonb", &[], What::Value, true),
     ("json_build_object", &[], What::Object, false),
     ("jsonb_build_object", &[], What::Object, true),
     ("json_build_array", &[], What::Array, false),
     ("jsonb_build_array", &[], What::Array, true),
-    ("json_agg_text", &[], What::Collected, false),
-    ("jsonb_agg_text", &[], What::Collected, true),
 ];
 
 pub(super) fn functions() -> Vec<ScalarUDF> {
@@ -109,9 +105,6 @@ impl ScalarUDFImpl for Build {
     fn coerce_types(&self, given: &[DataType]) -> Result<Vec<DataType>> {
         let wrong = |message: String| Err(user_error(SqlError::new(SqlState::UNDEFINED_FUNCTION, message)));
         match self.what {
-            What::Collected if !matches!(given, [DataType::List(_) | DataType::Null]) => {
-                wrong(format!("{} takes one array", self.name))
-            }
             What::Value if given.len() != 1 => wrong(format!("{} takes one argument", self.name)),
             _ => Ok(given.to_vec()),
         }
@@ -167,25 +160,6 @@ impl Build {
         match self.what {
             What::Value => match columns.first() {
                 Some(c) if !c.is_null(row) => c.write(row, out),
-                _ => return Ok(false),
-            },
-            What::Collected => match columns.first() {
-                Some(Writer::List(list, elements)) if !list.is_null(row) => {
-                    let offsets = list.value_offsets();
-                    out.push('[');
-                    for (i, e) in (offsets[row]..offsets[row + 1]).enumerate() {
-                        if i > 0 {
-                            out.push_str(", ");
-                        }
-                        match elements.as_ref() {
-                            Writer::Quoted(texts) | Writer::Plain(texts) if texts.is_valid(e as usize) => {
-                                out.push_str(texts.value(e as usize));
-                            }
-                            _ => out.push_str("null"),
-                        }
-                    }
-                    out.push(']');
-                }
                 _ => return Ok(false),
             },
             // Postgres puts spaces here, and only here.
