@@ -236,23 +236,23 @@ impl<'a> Binder<'a> {
         let (mut whole, mut shift) = (whole, 0i64);
         let (mut first, mut offset) = (false, 0u64);
         let mut inner = e.clone();
-        if let Some((name, value, n)) = call(f, &inner, span)? {
-            if matches!(name.as_str(), "prev" | "next") {
-                if whole {
-                    return Err(wrong("FINAL cannot stand before PREV or NEXT"));
-                }
-                let n = n.unwrap_or(1);
-                let n = i64::try_from(n).map_err(|_| wrong("the offset of PREV or NEXT is too large"))?;
-                shift = if name == "prev" { -n } else { n };
-                inner = value;
-                // RUNNING and FINAL may stand before the function inside.
-                if let ast::Expr::Function(g) = &inner
-                    && let Some(word) = plain_name(&g.name).filter(|w| [RUNNING, FINAL].contains(&w.as_str()))
-                    && let Some([only]) = expressions(g).as_deref()
-                {
-                    whole = word == FINAL;
-                    inner = only.clone();
-                }
+        if let Some((name, value, n)) = call(f, &inner, span)?
+            && matches!(name.as_str(), "prev" | "next")
+        {
+            if whole {
+                return Err(wrong("FINAL cannot stand before PREV or NEXT"));
+            }
+            let n = n.unwrap_or(1);
+            let n = i64::try_from(n).map_err(|_| wrong("the offset of PREV or NEXT is too large"))?;
+            shift = if name == "prev" { -n } else { n };
+            inner = value;
+            // RUNNING and FINAL may stand before the function inside.
+            if let ast::Expr::Function(g) = &inner
+                && let Some(word) = plain_name(&g.name).filter(|w| [RUNNING, FINAL].contains(&w.as_str()))
+                && let Some([only]) = expressions(g).as_deref()
+            {
+                whole = word == FINAL;
+                inner = only.clone();
             }
         }
         if let ast::Expr::Function(g) = &inner

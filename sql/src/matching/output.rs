@@ -186,7 +186,8 @@ impl Prepared<'_> {
         let data_type = &self.matcher.spec.types[slot];
         let mut values: Vec<ScalarValue> = Vec::with_capacity(found.rows.len());
         // The match, its accumulator, the steps that it has seen and their value.
-        let mut last: Option<(u32, Box<dyn Accumulator>, usize, Option<ScalarValue>)> = None;
+        type Running = (u32, Box<dyn Accumulator>, usize, Option<ScalarValue>);
+        let mut last: Option<Running> = None;
         for row in &found.rows {
             let Some(number) = row.matched else {
                 values.push(ScalarValue::try_from(data_type)?);

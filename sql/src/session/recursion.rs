@@ -102,7 +102,7 @@ fn keep_whole(query: &mut Box<Query>) {
         return;
     }
     let whole = query.clone();
-    *query = Box::new(Query {
+    **query = Query {
         with: None,
         body: Box::new(SetExpr::Query(whole)),
         order_by: None,
@@ -113,7 +113,7 @@ fn keep_whole(query: &mut Box<Query>) {
         settings: None,
         format_clause: None,
         pipe_operators: Vec::new(),
-    });
+    };
 }
 
 fn check_recursive(cte: &mut Cte, name: &str, state: &SessionState, text: &str) -> Result<()> {

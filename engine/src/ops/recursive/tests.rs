@@ -215,7 +215,10 @@ fn some(r: &mut Random, of: u64) -> Option<i64> {
 }
 
 /// Changes of a graph with cycles, equal edges and NULLs, as they come in one tick.
-fn changes(r: &mut Random, e: &mut Vec<Edge>, s: &mut Vec<Option<i64>>) -> (Vec<(Edge, i64)>, Vec<(Option<i64>, i64)>) {
+/// Weighted rows.
+type Changes<T> = Vec<(T, i64)>;
+
+fn changes(r: &mut Random, e: &mut Vec<Edge>, s: &mut Vec<Option<i64>>) -> (Changes<Edge>, Changes<Option<i64>>) {
     let (mut edges, mut starts) = (Vec::new(), Vec::new());
     for _ in 0..r.below(5) {
         if e.len() > 12 || (!e.is_empty() && r.below(5) < 2) {

@@ -64,7 +64,7 @@ fn naive(content: &[Row], keyed: bool) -> BTreeMap<String, i64> {
             (first, last + GAP)
         });
         let n = |v: Option<i64>| v.map_or("NULL".to_owned(), |v| v.to_string());
-        let t = |v: Option<i64>| v.map_or("NULL".to_owned(), |v| chrono_text(v));
+        let t = |v: Option<i64>| v.map_or("NULL".to_owned(), chrono_text);
         let text = format!(
             "{}|{}|{}|{}|{}",
             n(row.0),
