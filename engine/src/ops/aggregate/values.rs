@@ -10,6 +10,7 @@ use arrow::row::{RowConverter, SortField};
 use crate::error::{Result, ResultExt as _, SqlState};
 use crate::state::keyed::code::{Code64, canonical, plain_type};
 use crate::state::keyed::{KeyedState, MISSING};
+use crate::state::rows::DecodeRows as _;
 
 /// (group key, value) -> multiplicity, and the order of the values of each group if that is needed.
 pub(super) struct ValueTable {
@@ -268,6 +269,6 @@ pub(super) fn decode_rows<'a>(
     if rows.is_empty() {
         return Ok(arrow::array::new_null_array(data_type, picks.len()));
     }
-    let decoded = converter.convert_rows(rows).e()?;
+    let decoded = converter.decode_rows(rows)?;
     arrow::compute::take(&decoded[0], &picks, None).e()
 }

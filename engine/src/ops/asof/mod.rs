@@ -29,6 +29,7 @@ use super::{DeltaOp, Emit, Shard, SlotDelta, StateStats, TickCx};
 use crate::error::{Error, Result, ResultExt as _};
 use crate::state::keyed::KeyedState;
 use crate::state::keyed::code::{canonical, plain_type};
+use crate::state::rows::DecodeRows as _;
 use crate::zset::{Weights, ZBatch};
 
 type Key = Arc<[u8]>;
@@ -364,7 +365,7 @@ impl Side {
     /// The (plain) rows of these keys.
     fn decode<'k>(&self, keys: impl Iterator<Item = &'k Key>) -> Result<Vec<ArrayRef>> {
         let parser = self.rows.parser();
-        let mut columns = self.rows.convert_rows(keys.map(|k| parser.parse(k))).e()?;
+        let mut columns = self.rows.decode_rows(keys.map(|k| parser.parse(k)))?;
         Ok(columns.split_off(1))
     }
 

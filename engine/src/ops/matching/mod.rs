@@ -25,6 +25,7 @@ use super::over::rows::{Entry, Key, Rows, Starts};
 use super::{DeltaOp, Emit, ErrorSet, Shard, SlotDelta, StateStats, TickCx};
 use crate::error::{Error, Result, ResultExt as _};
 use crate::state::keyed::code::plain_type;
+use crate::state::rows::DecodeRows as _;
 use crate::zset::{Weights, ZBatch};
 
 /// Rows given to one run of the matcher, about; what is to be matched of a partition is never cut.
@@ -189,7 +190,7 @@ impl MatchOp {
     fn decode<'k>(&self, keys: impl Iterator<Item = &'k Key>) -> Result<Vec<ArrayRef>> {
         let parser = self.rows.parser();
         let keys: Vec<&Key> = keys.collect();
-        let mut columns = self.rows.convert_rows(keys.iter().map(|k| parser.parse(k))).e()?;
+        let mut columns = self.rows.decode_rows(keys.iter().map(|k| parser.parse(k)))?;
         Ok(columns.split_off(self.order.len()))
     }
 
@@ -368,7 +369,7 @@ impl MatchOp {
 
     fn decode_output<'b>(&self, bytes: impl Iterator<Item = &'b [u8]>) -> Result<Vec<ArrayRef>> {
         let parser = self.outputs.parser();
-        self.outputs.convert_rows(bytes.map(|b| parser.parse(b))).e()
+        self.outputs.decode_rows(bytes.map(|b| parser.parse(b)))
     }
 
     fn emit(&mut self, changes: Vec<Change>, out: &mut dyn Emit) -> Result<()> {

@@ -20,6 +20,7 @@ use crate::error::{Error, Result, ResultExt as _, SqlState};
 use crate::hash::hash_rows;
 use crate::ops::SlotDelta;
 use crate::state::keyed::code::plain_type;
+use crate::state::rows::DecodeRows as _;
 use crate::zset::WEIGHT_COLUMN;
 
 const ROWS: &str = "rows";
@@ -150,7 +151,7 @@ impl MatchOp {
         let mut columns: Vec<ArrayRef> = Vec::new();
         if let Some(converter) = &self.keys {
             let parser = converter.parser();
-            columns = converter.convert_rows(records.keys[from..to].iter().map(|k| parser.parse(k))).e()?;
+            columns = converter.decode_rows(records.keys[from..to].iter().map(|k| parser.parse(k)))?;
         }
         columns.push(Arc::new(Int64Array::from(records.at[from..to].to_vec())));
         let rows = &records.rows[from..to];
@@ -179,7 +180,7 @@ impl MatchOp {
         if let Some(converter) = &self.keys {
             let parser = converter.parser();
             let keys = self.failing.keys().map(|s| parser.parse(&self.partitions[*s as usize].key));
-            columns = converter.convert_rows(keys).e()?;
+            columns = converter.decode_rows(keys)?;
         }
         let mut fields = self.key_fields();
         let text = |f: fn(&Failure) -> &str| -> ArrayRef {

@@ -13,6 +13,7 @@ use super::is_count;
 use super::running::{Piece, Running, Snapshot};
 use crate::error::{Error, Result, ResultExt as _};
 use crate::ops::recompute::{CachedPlan, concat};
+use crate::state::rows::DecodeRows as _;
 
 /// See the module.
 pub(super) struct Computer {
@@ -128,7 +129,7 @@ impl Computer {
     /// Result columns of bytes.
     pub(super) fn decode<'b>(&self, bytes: impl Iterator<Item = &'b [u8]>) -> Result<Vec<ArrayRef>> {
         let parser = self.converter.parser();
-        self.converter.convert_rows(bytes.map(|b| parser.parse(b))).e()
+        self.converter.decode_rows(bytes.map(|b| parser.parse(b)))
     }
 
     /// Results as bytes.

@@ -34,6 +34,7 @@ use super::eval::{RowText, is_of_data};
 use super::{DeltaOp, Emit, ErrorSet, Shard, SlotDelta, StateStats, TickCx};
 use crate::error::{Error, Result, ResultExt as _};
 use crate::state::keyed::code::{canonical, plain_type};
+use crate::state::rows::DecodeRows as _;
 use crate::zset::{Weights, ZBatch};
 
 /// Rows given to one run of the functions, about; a partition's piece is never cut.
@@ -189,7 +190,7 @@ impl OverOp {
     fn decode<'k>(&self, keys: impl Iterator<Item = &'k Key>) -> Result<Vec<ArrayRef>> {
         let parser = self.rows.parser();
         let keys: Vec<&Key> = keys.collect();
-        let mut columns = self.rows.convert_rows(keys.iter().map(|k| parser.parse(k))).e()?;
+        let mut columns = self.rows.decode_rows(keys.iter().map(|k| parser.parse(k)))?;
         Ok(columns.split_off(self.order.len()))
     }
 
@@ -452,8 +453,7 @@ impl OverOp {
         let live: Vec<u32> =
             (0..self.partitions.len() as u32).filter(|s| !self.partitions[*s as usize].key.is_empty()).collect();
         let parser = converter.parser();
-        let columns =
-            converter.convert_rows(live.iter().map(|s| parser.parse(&self.partitions[*s as usize].key))).e()?;
+        let columns = converter.decode_rows(live.iter().map(|s| parser.parse(&self.partitions[*s as usize].key)))?;
         let Some(times) = columns.get(key).and_then(micros_array) else { return Ok(()) };
         self.oldest = i64::MAX;
         for (slot, time) in live.into_iter().zip(times.iter()) {

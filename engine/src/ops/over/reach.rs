@@ -13,6 +13,7 @@ use millstream_sql::functions::excluding::EXCLUDING;
 use super::rows::{Rows, Starts};
 use super::running::Running;
 use crate::error::{Error, Result, ResultExt as _};
+use crate::state::rows::DecodeRows as _;
 
 /// A distance in one direction: the farther of its parts.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -119,7 +120,7 @@ impl Measure<'_> {
         let (Some(converter), Some(entry)) = (self.orders, self.starts.entry(self.rows, position)) else {
             return Ok(Moved::Unknown);
         };
-        let column = converter.convert_rows([converter.parser().parse(entry.order())]).e()?.swap_remove(0);
+        let column = converter.decode_rows([converter.parser().parse(entry.order())])?.swap_remove(0);
         let value = ScalarValue::try_from_array(&column, 0).e()?;
         if value.is_null() {
             return Ok(Moved::Peers);

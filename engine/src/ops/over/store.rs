@@ -17,6 +17,7 @@ use super::{Entry, Failure, Key, OverOp};
 use crate::error::{Error, Result, ResultExt as _, SqlState};
 use crate::hash::hash_rows;
 use crate::ops::SlotDelta;
+use crate::state::rows::DecodeRows as _;
 use crate::zset::WEIGHT_COLUMN;
 
 const ROWS: &str = "rows";
@@ -134,7 +135,7 @@ impl OverOp {
         if let Some(converter) = &self.keys {
             let parser = converter.parser();
             let keys = self.failing.keys().map(|s| parser.parse(&self.partitions[*s as usize].key));
-            columns = converter.convert_rows(keys).e()?;
+            columns = converter.decode_rows(keys)?;
         }
         let types = self.partition.iter().map(|p| self.plain.field(*p).data_type().clone());
         let mut fields: Vec<Field> = types.enumerate().map(|(i, t)| Field::new(format!("k{i}"), t, true)).collect();

@@ -10,6 +10,7 @@ use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result, ResultExt as _};
+use crate::state::rows::DecodeRows as _;
 
 /// Encodes keys of given types as comparable bytes.
 pub(super) struct KeyCodec {
@@ -50,7 +51,7 @@ impl KeyCodec {
     }
 
     pub(super) fn decode<'a>(&self, rows: impl IntoIterator<Item = arrow::row::Row<'a>>) -> Result<Vec<ArrayRef>> {
-        self.converter.convert_rows(rows).e()
+        self.converter.decode_rows(rows)
     }
 }
 

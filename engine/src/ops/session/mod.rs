@@ -21,6 +21,7 @@ use super::eval::RowText;
 use super::{DeltaOp, Emit, ErrorSet, Shard, SlotDelta, StateStats, TickCx};
 use crate::error::{Error, Result, ResultExt as _, SqlState};
 use crate::state::keyed::code::plain_type;
+use crate::state::rows::DecodeRows as _;
 use crate::zset::{Weights, ZBatch};
 
 /// A row as bytes.
@@ -139,7 +140,7 @@ impl SessionOp {
 
     fn decode<'k>(&self, keys: impl Iterator<Item = &'k Key>) -> Result<Vec<ArrayRef>> {
         let parser = self.rows.parser();
-        self.rows.convert_rows(keys.map(|k| parser.parse(k))).e()
+        self.rows.decode_rows(keys.map(|k| parser.parse(k)))
     }
 
     fn partition_bytes(&self, plain: &[ArrayRef], rows: usize) -> Result<Vec<Box<[u8]>>> {

@@ -18,6 +18,7 @@ use crate::error::{Error, Result, ResultExt as _, SqlState};
 use crate::hash::hash_rows;
 use crate::state::keyed::code::{canonical, plain_type};
 use crate::state::keyed::{KeyedState, MISSING};
+use crate::state::rows::DecodeRows as _;
 use crate::zset::{WEIGHT_COLUMN, Weights, ZBatch};
 
 const SLOT: &str = "rows";
@@ -199,7 +200,7 @@ impl TopNOp {
     fn decode<'k>(&self, keys: impl Iterator<Item = &'k Key>) -> Result<Vec<ArrayRef>> {
         let parser = self.converter.parser();
         let keys: Vec<&Key> = keys.collect();
-        let mut columns = self.converter.convert_rows(keys.iter().map(|k| parser.parse(k))).e()?;
+        let mut columns = self.converter.decode_rows(keys.iter().map(|k| parser.parse(k)))?;
         Ok(columns.split_off(self.order.len()))
     }
 

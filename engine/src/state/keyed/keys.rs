@@ -7,6 +7,7 @@ use arrow::row::{RowConverter, Rows, SortField};
 
 use super::code::Code64;
 use crate::error::{Result, ResultExt as _};
+use crate::state::rows::DecodeRows as _;
 
 /// Keys by slot. All key values are canonical (see [`super::code::canonical`]), so equal keys have equal bytes.
 pub(super) enum Keys {
@@ -124,11 +125,11 @@ impl Keys {
                     let at = *s as usize * width;
                     parser.parse(&bytes[at..at + width])
                 });
-                converter.convert_rows(rows).e()
+                converter.decode_rows(rows)
             }
             Self::Var { converter, rows, .. } => {
                 let parser = converter.parser();
-                converter.convert_rows(slots.iter().map(|s| parser.parse(&rows[*s as usize]))).e()
+                converter.decode_rows(slots.iter().map(|s| parser.parse(&rows[*s as usize])))
             }
         }
     }
