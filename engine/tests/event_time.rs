@@ -449,7 +449,8 @@ async fn how_rows_arrive_shows_nowhere() {
                 assert!(!want.is_empty(), "{name} has nothing to compare");
                 let want: Vec<&str> = want.iter().map(String::as_str).collect();
                 becomes(&engine, &format!("SELECT * FROM {name}"), &want).await;
-                all.extend(want.into_iter().map(str::to_owned));
+                // Every partition has a last row of its own.
+                all.extend(want.into_iter().filter(|l| !l.contains("2286-")).map(str::to_owned));
             }
             let late = rows(&engine, "SELECT count(*) FROM s_late").await;
             assert_eq!(late, ["0"], "seed {seed}: no row is later than the delay");
