@@ -1,37 +1,17 @@
 //! The embedded API end to end: streams, tables, views, subscriptions, restarts.
 
+mod common;
+
 use std::time::Duration;
 
-use arrow::array::{Array, RecordBatch};
 use arrow::util::pretty::pretty_format_batches;
 use futures::StreamExt;
 use millstream::api::{Engine, EngineOptions};
 
+use self::common::lines;
+
 fn options(data: &str) -> EngineOptions {
     EngineOptions { data: data.into(), workers: 2, checkpoint_interval: Duration::ZERO, ..Default::default() }
-}
-
-/// Rows as `a|b` lines, sorted.
-fn lines(batches: &[RecordBatch]) -> Vec<String> {
-    let mut out = Vec::new();
-    for b in batches {
-        for i in 0..b.num_rows() {
-            let row: Vec<String> = b
-                .columns()
-                .iter()
-                .map(|c| {
-                    if c.is_null(i) {
-                        "NULL".into()
-                    } else {
-                        arrow::util::display::array_value_to_string(c, i).expect("printable")
-                    }
-                })
-                .collect();
-            out.push(row.join("|"));
-        }
-    }
-    out.sort();
-    out
 }
 
 async fn check(engine: &Engine, sql: &str, expected: &[&str]) {

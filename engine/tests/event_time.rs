@@ -1,42 +1,19 @@
 //! Event time end to end: late rows, windows that close, corrections, and that how rows arrive shows nowhere.
 
+mod common;
+
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use arrow::array::{Array, RecordBatch};
 use millstream::api::{Engine, EngineOptions};
-use millstream::time::{Clock, Timestamp};
+use millstream::time::{ManualClock, Timestamp};
 
-/// A clock that goes when it is told to.
-#[derive(Default)]
-struct Hands(AtomicI64);
-
-impl Clock for Hands {
-    fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::SeqCst))
-    }
-}
+use self::common::lines;
 
 fn options(data: &str) -> EngineOptions {
     EngineOptions { data: data.into(), workers: 2, checkpoint_interval: Duration::ZERO, ..Default::default() }
-}
-
-fn lines(batches: &[RecordBatch]) -> Vec<String> {
-    let mut out = Vec::new();
-    for b in batches {
-        for i in 0..b.num_rows() {
-            let cell = |c: &arrow::array::ArrayRef| match c.is_null(i) {
-                true => "NULL".into(),
-                false => arrow::util::display::array_value_to_string(c, i).expect("printable"),
-            };
-            out.push(b.columns().iter().map(cell).collect::<Vec<String>>().join("|"));
-        }
-    }
-    out.sort();
-    out
 }
 
 async fn rows(engine: &Engine, sql: &str) -> Vec<String> {
@@ -213,7 +190,7 @@ async fn late_rows_within_the_allowance_correct_what_was_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn early_results_go_out_with_the_clock_and_final_ones_at_once() {
-    let hands = Arc::new(Hands::default());
+    let hands = Arc::new(ManualClock::default());
     let engine = Engine::open(EngineOptions { clock: hands.clone(), ..options("memory://") }).await.expect("opens");
     run(&engine, "CREATE STREAM s (ts TIMESTAMP, WATERMARK FOR ts)").await;
     run(
@@ -222,17 +199,17 @@ async fn early_results_go_out_with_the_clock_and_final_ones_at_once() {
          GROUP BY window_start EMIT EVERY INTERVAL '10 seconds'",
     )
     .await;
-    hands.0.store(3_000_000, Ordering::SeqCst);
+    hands.set(Timestamp(3_000_000));
     run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:00:01'), ('2026-01-01 00:00:02')").await;
     assert!(rows(&engine, "SELECT * FROM w").await.is_empty());
-    hands.0.store(10_000_000, Ordering::SeqCst);
+    hands.set(Timestamp(10_000_000));
     becomes(&engine, "SELECT * FROM w", &["2026-01-01T00:00:00|2"]).await;
     run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:00:03')").await;
     assert_eq!(rows(&engine, "SELECT * FROM w").await, ["2026-01-01T00:00:00|2"]);
-    hands.0.store(11_000_000, Ordering::SeqCst);
+    hands.set(Timestamp(11_000_000));
     run(&engine, "INSERT INTO s VALUES ('2026-01-01 00:01:03')").await;
     assert_eq!(rows(&engine, "SELECT * FROM w").await, ["2026-01-01T00:00:00|3"], "closed");
-    hands.0.store(20_000_000, Ordering::SeqCst);
+    hands.set(Timestamp(20_000_000));
     becomes(&engine, "SELECT * FROM w", &["2026-01-01T00:00:00|3", "2026-01-01T00:01:00|1"]).await;
     // The same by a setting of the session.
     let mut session = engine.session();
@@ -242,7 +219,7 @@ async fn early_results_go_out_with_the_clock_and_final_ones_at_once() {
         .expect("view");
     assert!(session.query("SET freshness = 'soon'").await.is_err());
     becomes(&engine, "SELECT * FROM n", &[]).await;
-    hands.0.store(30_000_000, Ordering::SeqCst);
+    hands.set(Timestamp(30_000_000));
     becomes(&engine, "SELECT * FROM n", &["4"]).await;
     engine.shutdown().await.expect("stops");
 }
@@ -250,7 +227,7 @@ async fn early_results_go_out_with_the_clock_and_final_ones_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_partition_holds_time_back_no_longer_than_its_timeout() {
     let dir = tempfile::tempdir().expect("folder");
-    let hands = Arc::new(Hands::default());
+    let hands = Arc::new(ManualClock::default());
     let engine = Engine::open(EngineOptions { clock: hands.clone(), ..options("memory://") }).await.expect("opens");
     for p in 0..8 {
         let mut text = format!("{{\"ts\":\"2026-01-01 00:00:0{p}\",\"p\":{p}}}\n");
@@ -278,7 +255,7 @@ async fn an_idle_partition_holds_time_back_no_longer_than_its_timeout() {
     let holds = "SELECT partition LIKE '%3.ndjson', watermark FROM ms.sources WHERE holds_watermark";
     becomes(&engine, holds, &["true|2026-01-01T00:00:03Z"]).await;
     assert!(rows(&engine, "SELECT * FROM w").await.is_empty());
-    hands.0.store(29_000_000, Ordering::SeqCst);
+    hands.set(Timestamp(29_000_000));
     let stall = rows(&engine, "EXPLAIN STALL w").await.join("\n");
     for part in [
         "holds back results until the watermark",
@@ -287,7 +264,7 @@ async fn an_idle_partition_holds_time_back_no_longer_than_its_timeout() {
     ] {
         assert!(stall.contains(part), "{stall}");
     }
-    hands.0.store(30_000_000, Ordering::SeqCst);
+    hands.set(Timestamp(30_000_000));
     becomes(&engine, "SELECT * FROM w", &["2026-01-01T00:00:00|8"]).await;
     engine.shutdown().await.expect("stops");
 }

@@ -1,29 +1,16 @@
 //! Changing a system that runs: pausing, renaming, replacing, indexes, options of streams; before and after restarts.
 
+mod common;
+
 use std::time::Duration;
 
-use arrow::array::{Array, RecordBatch};
 use futures::StreamExt;
 use millstream::api::{Engine, EngineOptions, Session};
 
+use self::common::lines;
+
 fn options(data: &str) -> EngineOptions {
     EngineOptions { data: data.into(), workers: 2, checkpoint_interval: Duration::ZERO, ..Default::default() }
-}
-
-/// Rows as `a|b` lines, sorted.
-fn lines(batches: &[RecordBatch]) -> Vec<String> {
-    let mut out = Vec::new();
-    for b in batches {
-        for i in 0..b.num_rows() {
-            let cell = |c: &arrow::array::ArrayRef| match c.is_null(i) {
-                true => "NULL".into(),
-                false => arrow::util::display::array_value_to_string(c, i).expect("printable"),
-            };
-            out.push(b.columns().iter().map(cell).collect::<Vec<String>>().join("|"));
-        }
-    }
-    out.sort();
-    out
 }
 
 async fn rows(s: &mut Session, sql: &str) -> Vec<String> {

@@ -2,11 +2,14 @@
 //! renamed, the engine is checkpointed and crashes. After every step each view that runs equals its query, and each paused
 //! one is what it was. `MILLSTREAM_RUNNING_SEEDS=n` runs more, `MILLSTREAM_SEED=s` one of them.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use arrow::array::{Array, RecordBatch};
 use millstream::api::{Engine, EngineOptions};
+
+use self::common::lines;
 
 const STEPS: usize = 30;
 
@@ -35,21 +38,6 @@ impl Rng {
 
 fn options(data: &str) -> EngineOptions {
     EngineOptions { data: data.into(), workers: 2, checkpoint_interval: Duration::ZERO, ..Default::default() }
-}
-
-fn lines(batches: &[RecordBatch]) -> Vec<String> {
-    let mut out = Vec::new();
-    for b in batches {
-        for i in 0..b.num_rows() {
-            let cell = |c: &arrow::array::ArrayRef| match c.is_null(i) {
-                true => "NULL".to_owned(),
-                false => arrow::util::display::array_value_to_string(c, i).expect("printable"),
-            };
-            out.push(b.columns().iter().map(cell).collect::<Vec<String>>().join("|"));
-        }
-    }
-    out.sort();
-    out
 }
 
 struct Case {

@@ -1,37 +1,30 @@
 //! Views that follow the clock, end to end: conditions with `now()`, and joins with what is there when a row arrives.
 
+mod common;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use arrow::array::{Array, RecordBatch};
 use millstream::api::{Engine, EngineOptions};
-use millstream::time::{Clock, Timestamp};
+use millstream::time::{ManualClock, Timestamp};
+
+use self::common::lines;
 
 /// 2026-01-01 00:00:00 UTC, and a second.
 const BASE: i64 = 1_767_225_600_000_000;
 const SECOND: i64 = 1_000_000;
 
-/// A clock that goes when it is told to.
-struct Hands(AtomicI64);
-
-impl Clock for Hands {
-    fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::SeqCst))
-    }
+/// A clock that shows the base.
+fn hands() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(after(0)))
 }
 
-fn hands() -> Arc<Hands> {
-    Arc::new(Hands(AtomicI64::new(BASE)))
+/// So many seconds after the base.
+fn after(seconds: i64) -> Timestamp {
+    Timestamp(BASE + seconds * SECOND)
 }
 
-impl Hands {
-    fn set(&self, seconds: i64) {
-        self.0.store(BASE + seconds * SECOND, Ordering::SeqCst);
-    }
-}
-
-fn options(data: &str, hands: &Arc<Hands>) -> EngineOptions {
+fn options(data: &str, hands: &Arc<ManualClock>) -> EngineOptions {
     EngineOptions {
         data: data.into(),
         workers: 3,
@@ -39,21 +32,6 @@ fn options(data: &str, hands: &Arc<Hands>) -> EngineOptions {
         clock: hands.clone(),
         ..Default::default()
     }
-}
-
-fn lines(batches: &[RecordBatch]) -> Vec<String> {
-    let mut out = Vec::new();
-    for b in batches {
-        for i in 0..b.num_rows() {
-            let cell = |c: &arrow::array::ArrayRef| match c.is_null(i) {
-                true => "NULL".into(),
-                false => arrow::util::display::array_value_to_string(c, i).expect("printable"),
-            };
-            out.push(b.columns().iter().map(cell).collect::<Vec<String>>().join("|"));
-        }
-    }
-    out.sort();
-    out
 }
 
 async fn rows(engine: &Engine, sql: &str) -> Vec<String> {
@@ -103,7 +81,7 @@ async fn rows_come_and_go_with_the_clock_alone() {
         .await;
         assert_eq!(rows(&engine, "SELECT * FROM recent").await, ["1"]);
         assert_eq!(rows(&engine, "SELECT * FROM valid").await, ["2"]);
-        hands.set(5);
+        hands.set(after(5));
         shows(&engine, "SELECT * FROM recent", &["1", "2"]).await;
         shows(&engine, "SELECT * FROM valid", &["1"]).await;
         // A row is taken back before its time is over.
@@ -111,10 +89,10 @@ async fn rows_come_and_go_with_the_clock_alone() {
         assert_eq!(rows(&engine, "SELECT * FROM recent").await, ["2"]);
         engine.shutdown().await.expect("stops");
     }
-    hands.set(14);
+    hands.set(after(14));
     let engine = Engine::open(options(&data, &hands)).await.expect("opens again");
     shows(&engine, "SELECT * FROM recent", &["2"]).await;
-    hands.set(15);
+    hands.set(after(15));
     shows(&engine, "SELECT * FROM recent", &[]).await;
     engine.shutdown().await.expect("stops");
 }
@@ -175,7 +153,7 @@ async fn a_view_is_its_query_at_every_moment() {
         let mut created = 0;
         // Near midnight, so that the date changes on the way.
         let mut now = 86_400 - 60;
-        hands.set(now);
+        hands.set(after(now));
         for step in 0..14 {
             if step == 2 || step == 6 {
                 // Views over history, and views that were there from the start.
@@ -206,11 +184,11 @@ async fn a_view_is_its_query_at_every_moment() {
             if step == 9 {
                 engine.shutdown().await.expect("stops");
                 now += 4;
-                hands.set(now);
+                hands.set(after(now));
                 engine = Engine::open(options(&data, &hands)).await.expect("opens again");
             }
             now += [0, 1, 3, 8, 30][r.below(5) as usize];
-            hands.set(now);
+            hands.set(after(now));
             for (name, query) in &VIEWS[..created] {
                 let want = rows(&engine, query).await;
                 becomes(&engine, &format!("SELECT * FROM {name}"), &want).await;
