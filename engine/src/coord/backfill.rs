@@ -88,6 +88,7 @@ pub(super) async fn build(inner: &Arc<EngineInner>, id: RelationId) -> Result<()
     let inputs: BTreeSet<RelationId> = plan.relations().into_iter().collect();
     wait_until_built(inner, &inputs).await?;
     let mut job = JobRunner::new(plan.clone(), inner.workers, &inner.session_template)?;
+    super::shared::share(inner, &mut job).await?;
     if plan.follows_clock() {
         inner.seal_clock();
     }
@@ -116,7 +117,8 @@ pub(super) async fn build(inner: &Arc<EngineInner>, id: RelationId) -> Result<()
     }
     job.set_time(&inner.lock().promises(&inputs, base));
     let nothing: HashMap<RelationId, Vec<ZBatch>> = HashMap::new();
-    job = on_pool(inner, job, move |j| j.finish(&nothing, at)).await?.0;
+    let shared = inner.lock().shared_at(job.shared(), base, true);
+    job = on_pool(inner, job, move |j| j.rebase(&shared).and_then(|()| j.finish(&nothing, at))).await?.0;
     let indexes = relation.meta.indexes.clone();
     job = on_pool(inner, job, move |j| indexes.iter().try_for_each(|i| j.add_index(i.id, &i.columns))).await?.0;
     join_group(inner, id, Joining { job, frontier: base, changes: None }, &inputs, claim).await
@@ -306,7 +308,7 @@ async fn catch_up(
     to: Epoch,
 ) -> Result<Joining> {
     let Joining { job, frontier: from, mut changes } = view;
-    let (deltas, clock, promises) = {
+    let (deltas, clock, promises, shared) = {
         let st = inner.lock();
         let mut deltas: HashMap<RelationId, Vec<ZBatch>> = HashMap::new();
         for i in inputs {
@@ -314,12 +316,12 @@ async fn catch_up(
                 st.relation(*i)?.deltas_between(from, to).flat_map(|d| d.batches.iter().cloned()).collect();
             deltas.insert(*i, batches);
         }
-        (deltas, st.clock_at(to), st.promises(inputs, to))
+        (deltas, st.clock_at(to), st.promises(inputs, to), st.shared_at(job.shared(), to, false))
     };
     let at = TickRange { from, to, clock };
     let mut job = job;
     job.set_time(&promises);
-    let (job, output) = on_pool(inner, job, move |j| j.finish(&deltas, at)).await?;
+    let (job, output) = on_pool(inner, job, move |j| j.rebase(&shared).and_then(|()| j.finish(&deltas, at))).await?;
     if let Some(all) = &mut changes {
         all.extend(output.changes);
     }
@@ -365,6 +367,7 @@ async fn attach(
         r.publish(to, version, &holds);
         r.frontier = to;
         r.backfilling = false;
+        r.joined += 1;
         r.paused = false;
         if let Some(changes) = changes.filter(|c| followed && !c.is_empty()) {
             r.push_delta(to, changes);
@@ -631,6 +634,7 @@ pub(crate) async fn drop_relations(inner: &Arc<EngineInner>, ids: &[RelationId])
         st.paused_jobs.remove(id);
         st.relations.remove(id);
     }
+    st.release_shared(&views);
     st.prune_hubs();
     drop(guard);
     Ok(())

@@ -12,10 +12,11 @@ use millstream_sql::plan::RelationId;
 use super::backfill::{Parked, on_pool, park, wait_until_built};
 use super::tick::version_of;
 use super::{EngineInner, Version};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SqlState};
 use crate::job::JobRunner;
 use crate::state::ordered::OrderedIndex;
 use crate::time::Epoch;
+use crate::zset::ZBatch;
 
 /// Builds an index of a relation from its rows and keeps it from then on.
 pub(crate) async fn install_index(
@@ -27,7 +28,7 @@ pub(crate) async fn install_index(
     wait_until_built(inner, &BTreeSet::from([relation])).await?;
     if inner.lock().relation(relation)?.derived {
         let columns = columns.to_vec();
-        return change_job(inner, relation, move |j| j.add_index(index, &columns)).await;
+        return change_job(inner, relation, None, move |j, _| j.add_index(index, &columns)).await;
     }
     // A table: built from a version while writes go on, then caught up with under the lock.
     let (cursor, from, version, schema) = {
@@ -82,18 +83,26 @@ pub(crate) async fn remove_index(inner: &Arc<EngineInner>, relation: RelationId,
             return Ok(());
         }
     }
-    change_job(inner, relation, move |j| {
+    change_job(inner, relation, None, move |j, _| {
         j.remove_index(index);
         Ok(())
     })
     .await
 }
 
-/// Changes a job that stands still, and publishes its version again. A paused view changes where it is.
-async fn change_job(
+/// From where on a cursor keeps the changes of a view, and which of its jobs made them.
+pub(super) struct Since {
+    pub epoch: Epoch,
+    pub joined: u64,
+}
+
+/// Changes a job that stands still, and publishes its version again. `change` is also given the changes of the view since
+/// then, if it asks for them. A paused view changes where it is.
+pub(super) async fn change_job(
     inner: &Arc<EngineInner>,
     relation: RelationId,
-    change: impl FnOnce(&mut JobRunner) -> Result<()> + Send + 'static,
+    since: Option<Since>,
+    change: impl FnOnce(&mut JobRunner, Vec<ZBatch>) -> Result<()> + Send + 'static,
 ) -> Result<()> {
     let _structure = inner.structure.lock().await;
     let (at, parked) = {
@@ -104,19 +113,30 @@ async fn change_job(
     };
     parked.wait(at).await?;
     let group = parked.groups.first().copied();
-    let taken = {
+    let (taken, changes) = {
         let mut st = inner.lock();
+        let r = st.relation(relation)?;
+        let mut changes: Vec<ZBatch> = Vec::new();
+        if let Some(since) = since {
+            if r.joined != since.joined {
+                let message = "a view was built again while its index was built";
+                return Err(Error::new(SqlState::OBJECT_NOT_IN_STATE, message).hint("Try again."));
+            }
+            let deltas = r.deltas_between(since.epoch, Epoch(u64::MAX));
+            changes.extend(deltas.flat_map(|d| d.batches.iter().cloned()));
+        }
         let runner = group.and_then(|g| st.groups.get_mut(&g)).and_then(|g| g.runner.as_mut());
         let at = runner.as_ref().and_then(|r| r.jobs.iter().position(|(id, _)| *id == relation));
-        match (runner, at) {
+        let taken = match (runner, at) {
             (Some(runner), Some(at)) => Some((at, runner.jobs.remove(at).1)),
             _ => None,
-        }
+        };
+        (taken, changes)
     };
     // Not in a group: quarantined. It is built with its indexes when it is resumed.
     let Some((position, job)) = taken else { return Ok(()) };
     // The job comes back whatever happens to the index.
-    let (job, result) = match on_pool(inner, job, move |j| Ok(change(j))).await {
+    let (job, result) = match on_pool(inner, job, move |j| Ok(change(j, changes))).await {
         Ok(done) => done,
         Err(e) => {
             let mut st = inner.lock();
@@ -142,10 +162,10 @@ async fn change_job(
     result
 }
 
-/// Keeps the deltas of a table while its index is built.
-struct Cursor {
-    inner: Arc<EngineInner>,
-    cursor: u64,
+/// Keeps the deltas of a relation while its index is built.
+pub(super) struct Cursor {
+    pub inner: Arc<EngineInner>,
+    pub cursor: u64,
 }
 
 impl Drop for Cursor {

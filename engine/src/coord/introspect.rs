@@ -89,7 +89,8 @@ pub(crate) fn metrics(inner: &Arc<EngineInner>) -> Vec<Metric> {
 }
 
 /// Names of the relations made on the fly.
-pub(crate) const SYSTEM_TABLES: &[&str] = &["jobs", "sources", "relations", "view_errors", "settings"];
+pub(crate) const SYSTEM_TABLES: &[&str] =
+    &["jobs", "sources", "relations", "view_errors", "settings", "shared_indexes"];
 
 /// A relation of schema `ms` as it is now.
 pub(crate) fn system_table(inner: &Arc<EngineInner>, name: &str) -> Result<Option<RecordBatch>> {
@@ -234,6 +235,21 @@ pub(crate) fn system_table(inner: &Arc<EngineInner>, name: &str) -> Result<Optio
                 }
             }
             t.header(&[("view", 't'), ("code", 't'), ("message", 't'), ("row", 't'), ("count", 'i')]);
+        }
+        "shared_indexes" => {
+            for (spec, views) in super::shared::wanted(&st.catalog, &BTreeSet::new()) {
+                let Some(r) = st.catalog.relations.get(&spec.relation) else { continue };
+                let rt = st.relations.get(&spec.relation);
+                let index = rt.and_then(|rt| rt.version_at(rt.frontier)?.1.index(&spec.columns));
+                let names: Vec<&str> = spec.columns.iter().map(|c| r.schema.field(*c).name().as_str()).collect();
+                t.row()
+                    .text("relation", Some(&r.display_name()))
+                    .text("columns", Some(&names.join(", ")))
+                    .int("views", views as i64)
+                    .opt_int("rows", index.as_ref().map(|i| i.len() as i64))
+                    .opt_int("bytes", index.as_ref().map(|i| i.bytes() as i64));
+            }
+            t.header(&[("relation", 't'), ("columns", 't'), ("views", 'i'), ("rows", 'i'), ("bytes", 'i')]);
         }
         "settings" => {
             let o = &inner.options;

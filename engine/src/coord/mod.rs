@@ -20,6 +20,7 @@ mod introspect;
 mod pause;
 mod recover;
 mod seal;
+mod shared;
 mod stall;
 mod stream_options;
 mod subscribe;
@@ -44,7 +45,9 @@ use crate::ckpt::CheckpointStore;
 use crate::error::{Error, Result, SqlState};
 use crate::job::JobRunner;
 use crate::job::output::{OutputSnapshot, OutputStore};
+use crate::job::shared::{Hosted, IndexSpec};
 use crate::ops::{ErrorSet, StateStats};
+use crate::state::arrangement::ArrangementSnapshot;
 use crate::state::ordered::{OrderedIndex, OrderedSnapshot};
 use crate::time::{Epoch, Timestamp};
 use crate::zset::ZBatch;
@@ -59,6 +62,7 @@ pub(crate) use ingest::{IngestMap, ingest_exprs, open_checked, open_relation_sou
 pub(crate) use introspect::{SYSTEM_TABLES, catalog_version, metrics, relations, system_table};
 pub(crate) use pause::{pause_views, resume_views};
 pub(crate) use recover::{new_relation, open};
+pub(crate) use shared::shared_by;
 pub(crate) use stall::{explain_stall, waits_for};
 pub use stream_options::Environment;
 pub(crate) use stream_options::{altered, check_common, open_source, process_environment};
@@ -113,6 +117,8 @@ pub(crate) struct Version {
     pub errors: Arc<ErrorSet>,
     /// The same rows in order of some columns, by the number of the index.
     pub indexes: Vec<(RelationId, OrderedSnapshot)>,
+    /// The same rows by some columns, for joins.
+    pub shared: Vec<(Vec<usize>, ArrangementSnapshot)>,
 }
 
 /// A relation at run time: its hub, its versions, its rows if they live here, its source if it has one.
@@ -129,6 +135,8 @@ pub(crate) struct RelationRt {
     store: Option<OutputStore>,
     /// Indexes of a table or native stream; those of a view are with its job.
     indexes: Vec<(RelationId, OrderedIndex)>,
+    /// Indexes for the joins of views, likewise.
+    hosted: Hosted,
     pub source: Option<SourceRt>,
     /// Event time of a stream with a watermark.
     pub time: Option<EventTime>,
@@ -144,6 +152,8 @@ pub(crate) struct RelationRt {
     derived: bool,
     /// True while a new view reads history.
     pub backfilling: bool,
+    /// How often a job of this view joined the running system.
+    joined: u64,
     pub counters: Counters,
 }
 
@@ -258,8 +268,12 @@ pub(crate) struct State {
     pub paused: BTreeMap<RelationId, crate::ckpt::PausedRef>,
     /// Their jobs; not there while one catches up.
     paused_jobs: BTreeMap<RelationId, pause::PausedView>,
+    /// Paused views that are catching up: readers wait for them.
+    pub resuming: BTreeSet<RelationId>,
     /// By owner: shards and parts that were frozen outside of a checkpoint and go with the next one.
     frozen_aside: Vec<(String, u32, Vec<crate::job::FrozenSlot>)>,
+    /// Indexes that views share.
+    shared_wanted: BTreeSet<IndexSpec>,
     /// Views that gave way to a replacement, for those who followed them.
     pub replaced: BTreeSet<RelationId>,
     /// The epoch at which groups freeze, and what they have frozen.
@@ -392,6 +406,7 @@ impl RelationRt {
             published: BTreeMap::new(),
             store: None,
             indexes: Vec::new(),
+            hosted: Hosted::default(),
             source: None,
             time: None,
             watermarks: VecDeque::new(),
@@ -400,6 +415,7 @@ impl RelationRt {
             quarantined: None,
             derived: false,
             backfilling: false,
+            joined: 0,
             counters: Counters::default(),
         }
     }
@@ -411,7 +427,8 @@ impl RelationRt {
     fn stored_version(&self) -> Option<Version> {
         let store = self.store.as_ref()?;
         let indexes = self.indexes.iter().map(|(id, i)| (*id, i.snapshot())).collect();
-        Some(Version { shards: vec![store.snapshot()], errors: Arc::new(ErrorSet::default()), indexes })
+        let (errors, shared) = (Arc::new(ErrorSet::default()), self.hosted.snapshots());
+        Some(Version { shards: vec![store.snapshot()], errors, indexes, shared })
     }
     fn publish(&mut self, epoch: Epoch, version: Version, holds: &[Epoch]) {
         self.published.insert(epoch, Arc::new(version));

@@ -188,6 +188,8 @@ pub(super) fn resume_in_background(inner: &Arc<EngineInner>, views: Vec<Relation
     if views.is_empty() {
         return;
     }
+    // RESUME was acknowledged: nobody may see them where they stood.
+    inner.lock().resuming.extend(&views);
     let task = inner.clone();
     inner.tasks.spawn(async move {
         if let Err(e) = resume_views(&task, &views).await {
@@ -198,6 +200,8 @@ pub(super) fn resume_in_background(inner: &Arc<EngineInner>, views: Vec<Relation
 
 /// Lets views go on, those that others read first; quarantined ones are built anew. A view that fails is quarantined.
 pub(crate) async fn resume_views(inner: &Arc<EngineInner>, views: &[RelationId]) -> Result<()> {
+    inner.lock().resuming.extend(views);
+    let _resuming = Resuming { inner: inner.clone(), views: views.to_vec() };
     for id in views {
         let paused = inner.lock().relation(*id)?.paused;
         let result = if paused { catch_up(inner, *id).await } else { rebuild(inner, *id).await };
@@ -217,6 +221,20 @@ pub(crate) async fn resume_views(inner: &Arc<EngineInner>, views: &[RelationId])
         }
     }
     Ok(())
+}
+
+/// Views that readers wait for, until they have caught up or could not.
+struct Resuming {
+    inner: Arc<EngineInner>,
+    views: Vec<RelationId>,
+}
+
+impl Drop for Resuming {
+    fn drop(&mut self) {
+        let mut st = self.inner.lock();
+        st.resuming.retain(|id| !self.views.contains(id));
+        self.inner.advance(&mut st);
+    }
 }
 
 async fn rebuild(inner: &Arc<EngineInner>, id: RelationId) -> Result<()> {
@@ -284,7 +302,9 @@ async fn catch_up(inner: &Arc<EngineInner>, id: RelationId) -> Result<()> {
     }
     let nothing: HashMap<RelationId, Vec<ZBatch>> = HashMap::new();
     job.set_time(&inner.lock().promises(&inputs, base));
-    let (job, output) = on_pool(inner, job, move |j| j.finish(&nothing, range)).await?;
+    let shared = inner.lock().shared_at(job.shared(), base, true);
+    let step = move |j: &mut JobRunner| j.rebase(&shared).and_then(|()| j.finish(&nothing, range));
+    let (job, output) = on_pool(inner, job, step).await?;
     join_group(inner, id, Joining { job, frontier: base, changes: Some(output.changes) }, &inputs, claim).await
 }
 
@@ -310,6 +330,6 @@ fn difference(now: &Version, then: &Version) -> Result<Vec<ZBatch>> {
 
 impl Default for Version {
     fn default() -> Self {
-        Self { shards: Vec::new(), errors: Arc::new(ErrorSet::default()), indexes: Vec::new() }
+        Self { shards: Vec::new(), errors: Arc::new(ErrorSet::default()), indexes: Vec::new(), shared: Vec::new() }
     }
 }

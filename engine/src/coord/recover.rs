@@ -14,7 +14,7 @@ use super::event_time::EventTime;
 use super::tick::{group_inputs, version_of};
 use super::{
     EngineInner, Group, GroupRunner, PendingWrite, RelationRt, SourceRt, State, backfill, checkpoint, pause, seal,
-    write,
+    shared, write,
 };
 use crate::api::{Engine, EngineOptions};
 use crate::catalog::{Body, Catalog, ERRORS_ID, Meta, Paused, Relation, SYSTEM_SCHEMA, codec};
@@ -22,6 +22,7 @@ use crate::ckpt::{CheckpointStore, Manifest, StateRef, Wal};
 use crate::error::{Error, Result, ResultExt as _};
 use crate::job::JobRunner;
 use crate::job::output::OutputStore;
+use crate::job::shared::Hosted;
 use crate::state::ordered::OrderedIndex;
 use crate::time::Timestamp;
 use crate::zset::ZBatch;
@@ -108,6 +109,7 @@ async fn restore_state(
     mut catalog: Catalog,
 ) -> Result<State> {
     catalog.relations.entry(ERRORS_ID).or_insert_with(|| Arc::new(errors_relation()));
+    let wanted = shared::wanted(&catalog, &BTreeSet::new());
     let mut relations = HashMap::new();
     for relation in catalog.relations.values() {
         let mut rt = new_relation(relation, manifest.epoch);
@@ -121,6 +123,14 @@ async fn restore_state(
                 let mut built = OrderedIndex::new(relation.schema.clone(), index.columns.clone())?;
                 rows.snapshot().scan()?.iter().try_for_each(|b| built.append(b))?;
                 rt.indexes.push((index.id, built));
+            }
+        }
+        if let Some(rows) = &rt.store {
+            for columns in shared::columns_of(&wanted, relation.id) {
+                if rt.stored_version().is_none_or(|v| v.index(columns).is_none()) {
+                    let rows = rows.snapshot().scan()?;
+                    rt.hosted.add(columns, Hosted::build(relation.schema.clone(), columns, &rows)?);
+                }
             }
             if let Some(version) = rt.stored_version() {
                 rt.publish(manifest.epoch, version, &[]);
@@ -167,7 +177,9 @@ async fn restore_state(
         next_cursor: 0,
         paused: BTreeMap::new(),
         paused_jobs: BTreeMap::new(),
+        resuming: BTreeSet::new(),
         frozen_aside: Vec::new(),
+        shared_wanted: wanted.into_keys().collect(),
         replaced: BTreeSet::new(),
         collecting: None,
         stopping: false,
@@ -256,6 +268,7 @@ async fn fetch(store: &CheckpointStore, state: &StateRef) -> Result<Vec<(u32, St
 /// had not caught up.
 async fn restore_jobs(inner: &Arc<EngineInner>, manifest: &Manifest) -> Result<(Vec<RelationId>, Vec<RelationId>)> {
     let catalog = inner.lock().catalog.clone();
+    let wanted = shared::wanted(&catalog, &BTreeSet::new());
     let mut unbuilt: Vec<RelationId> = Vec::new();
     let mut resumed: Vec<RelationId> = Vec::new();
     let mut runners: BTreeMap<RelationId, JobRunner> = BTreeMap::new();
@@ -272,14 +285,42 @@ async fn restore_jobs(inner: &Arc<EngineInner>, manifest: &Manifest) -> Result<(
         };
         // Keyed state is stored per shard, last write wins: it is restored into as many shards as wrote it.
         let mut job = JobRunner::new(plan.clone(), stored.shards as usize, &inner.session_template)?;
+        job.share(shared::inputs_of(&catalog, plan))?;
         for (node, slot, batch) in fetch(&inner.store, stored).await? {
             job.restore(node, &slot, &batch)?;
         }
+        let paused = manifest.paused.get(&relation.id.0);
+        let mut seen: BTreeMap<RelationId, ZBatchList> = BTreeMap::new();
+        if let Some(stored) = paused.and_then(|_| manifest.states.get(&checkpoint::pause_owner(relation.id))) {
+            for (node, _, batch) in fetch(&inner.store, stored).await? {
+                seen.entry(RelationId(u64::from(node))).or_default().push(ZBatch::from_weighted(&batch).e()?);
+            }
+        }
+        let indexes = match paused {
+            None => {
+                let mut found = inner.lock().shared_at(job.shared(), manifest.epoch, false);
+                for spec in job.shared() {
+                    let of_view = runners.get(&spec.relation).map(|j: &JobRunner| j.hosted().snapshots());
+                    let of_view = of_view.into_iter().flatten().find(|(c, _)| *c == spec.columns);
+                    found.extend(of_view.map(|(_, rows)| (spec.clone(), rows)));
+                }
+                found
+            }
+            Some(_) => shared::as_seen(&catalog, job.shared(), &seen)?,
+        };
+        if let Some(missing) = job.shared().find(|spec| !indexes.contains_key(*spec)) {
+            return Err(Error::internal(format!("no index of relation {} to restore a join", missing.relation.0)));
+        }
+        job.rebase(&indexes)?;
         job.restored()?;
         for index in &relation.meta.indexes {
             job.add_index(index.id, &index.columns)?;
         }
-        let Some(paused) = manifest.paused.get(&relation.id.0) else {
+        for columns in shared::columns_of(&wanted, relation.id) {
+            let index = Hosted::build(relation.schema.clone(), columns, &job.rows()?)?;
+            job.hosted_mut().add(columns, index);
+        }
+        let Some(paused) = paused else {
             if relation.meta.paused != Paused::No {
                 // The checkpoint that would have made the pause true never happened.
                 let mut st = inner.lock();
@@ -288,13 +329,7 @@ async fn restore_jobs(inner: &Arc<EngineInner>, manifest: &Manifest) -> Result<(
             runners.insert(relation.id, job);
             continue;
         };
-        let mut inputs: BTreeMap<RelationId, ZBatchList> = BTreeMap::new();
-        if let Some(stored) = manifest.states.get(&checkpoint::pause_owner(relation.id)) {
-            for (node, _, batch) in fetch(&inner.store, stored).await? {
-                inputs.entry(RelationId(u64::from(node))).or_default().push(ZBatch::from_weighted(&batch).e()?);
-            }
-        }
-        pause::restore(inner, relation.id, job, paused, inputs);
+        pause::restore(inner, relation.id, job, paused, seen);
         if relation.meta.paused == Paused::No {
             resumed.push(relation.id);
         }

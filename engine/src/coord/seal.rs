@@ -201,7 +201,8 @@ impl EngineInner {
                     store.append(b)?;
                     indexes.iter_mut().try_for_each(|(_, i)| i.append(b))
                 };
-                if let Err(e) = batches.iter().try_for_each(append) {
+                let appended = batches.iter().try_for_each(append).and_then(|()| r.hosted.append(&batches));
+                if let Err(e) = appended {
                     self.fail(e);
                     return;
                 }

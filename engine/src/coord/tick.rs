@@ -9,6 +9,7 @@ use millstream_sql::plan::RelationId;
 
 use super::{EngineInner, GroupId, GroupRunner, State, TICK_ROWS_MAX, Version};
 use crate::error::{Error, Result};
+use crate::job::shared::{IndexSpec, SharedIndexes};
 use crate::job::{JobRunner, Promises, TickOutput, TickRange};
 use crate::ops::{ErrorSet, StateStats};
 use crate::time::{Epoch, Timestamp};
@@ -58,6 +59,9 @@ impl EngineInner {
         let at = TickRange { from, to, clock };
         let promises = st.promises(&group.inputs, to);
         let time_moved = st.time_moved(&group.inputs, from, to);
+        let specs = st.groups.get(&id).and_then(|g| g.runner.as_ref());
+        let specs = specs.iter().flat_map(|r| &r.jobs).flat_map(|(_, j)| j.shared());
+        let shared = st.shared_at(specs, to, false);
         let Some(group) = st.groups.get_mut(&id) else { return };
         let woken = group.wakeup.is_some_and(|w| w <= clock);
         // A view over quiet inputs moves on without a tick. (Its first tick ran when it was built.)
@@ -76,7 +80,7 @@ impl EngineInner {
         group.running = true;
         let inner = self.clone();
         self.pool.spawn(move || {
-            let ticks = tick_group(&mut runner, inputs, promises, at);
+            let ticks = tick_group(&mut runner, inputs, promises, shared, at);
             {
                 let mut st = inner.lock();
                 inner.finish_tick(&mut st, id, runner, ticks, at);
@@ -180,6 +184,10 @@ impl EngineInner {
             .into_iter()
             .partition(|(job, _)| st.relations.get(job).is_some_and(|r| r.quarantined.is_none()));
         runner.jobs = kept;
+        for (job, j) in &mut runner.jobs {
+            let wanted = &st.shared_wanted;
+            j.hosted_mut().retain(|c| wanted.contains(&IndexSpec { relation: *job, columns: c.to_vec() }));
+        }
         for (_, job) in gone {
             for relation in job.plan().relations() {
                 self.detach_source(st, relation);
@@ -253,6 +261,7 @@ fn tick_group(
     runner: &mut GroupRunner,
     mut inputs: HashMap<RelationId, Vec<ZBatch>>,
     mut promises: Promises,
+    mut indexes: SharedIndexes,
     at: TickRange,
 ) -> Vec<JobTick> {
     let mut ticks: Vec<JobTick> = Vec::with_capacity(runner.jobs.len());
@@ -279,7 +288,10 @@ fn tick_group(
         let own: HashMap<RelationId, Vec<ZBatch>> =
             reads.iter().filter_map(|r| inputs.get(r).map(|b| (*r, b.clone()))).collect();
         j.set_time(&promises);
-        let result = guarded(j, |j| j.finish(&own, at));
+        let result = guarded(j, |j| j.rebase(&indexes).and_then(|()| j.finish(&own, at)));
+        for (columns, rows) in j.hosted().snapshots() {
+            indexes.insert(IndexSpec { relation: *job, columns }, rows);
+        }
         if shared {
             j.promise(*job, &mut promises);
         }
@@ -305,7 +317,7 @@ fn tick_group(
 /// The readable version of a job after a tick.
 pub(super) fn version_of(job: &JobRunner) -> Version {
     let errors = if job.errors().is_empty() { Arc::new(ErrorSet::default()) } else { Arc::new(job.errors().clone()) };
-    Version { shards: job.snapshot(), errors, indexes: job.index_snapshots() }
+    Version { shards: job.snapshot(), errors, indexes: job.index_snapshots(), shared: job.hosted().snapshots() }
 }
 
 /// Runs a step of a job; a panic is an error of this job alone.

@@ -6,6 +6,7 @@
 
 mod compile;
 pub mod output;
+pub mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use crate::state::ordered::{OrderedIndex, OrderedSnapshot};
 use crate::time::{Epoch, Timestamp};
 use crate::zset::ZBatch;
 use output::{OutputSnapshot, OutputStore};
+use shared::{Hosted, SharedInput};
 
 /// Below this many rows in a stage, threads cost more than they bring.
 const PARALLEL_ROWS_MIN: usize = 4096;
@@ -97,6 +99,9 @@ pub struct JobRunner {
     pending_rows: usize,
     /// The view's rows in order of some columns, by the number of the index.
     indexes: Vec<(RelationId, OrderedIndex)>,
+    /// Inputs of its joins that are in shared indexes.
+    shared: Vec<SharedInput>,
+    hosted: Hosted,
     /// Makes the next tick panic, to see what happens then.
     #[cfg(test)]
     pub(crate) panics: bool,
@@ -141,6 +146,8 @@ impl JobRunner {
             started: false,
             pending_rows: 0,
             indexes: Vec::new(),
+            shared: Vec::new(),
+            hosted: Hosted::default(),
             #[cfg(test)]
             panics: false,
         })
@@ -257,11 +264,7 @@ impl JobRunner {
     /// Keeps the view's rows in order of these columns from now on.
     pub fn add_index(&mut self, id: RelationId, columns: &[usize]) -> Result<()> {
         let mut index = OrderedIndex::new(self.plan.schema().clone(), columns.to_vec())?;
-        for s in &self.shards {
-            for batch in s.output.snapshot().scan()? {
-                index.append(&batch)?;
-            }
-        }
+        self.rows()?.iter().try_for_each(|b| index.append(b))?;
         self.remove_index(id);
         self.indexes.push((id, index));
         Ok(())
@@ -282,6 +285,7 @@ impl JobRunner {
         for (_, index) in &mut self.indexes {
             changes.iter().try_for_each(|b| index.append(b))?;
         }
+        self.hosted.append(changes)?;
         for batch in changes {
             if shards == 1 || self.shards[0].output.append_only() {
                 // A log has no lookups: spread its rows by batch.
@@ -438,6 +442,7 @@ impl JobRunner {
             }
             more |= s.output.maintain(fuel)?;
         }
+        more |= self.hosted.maintain(fuel)?;
         Ok(more)
     }
 
@@ -460,6 +465,9 @@ impl JobRunner {
         for (_, index) in &self.indexes {
             // The rows are those of the view: only their bytes count again.
             total += StateStats { rows: 0, ..index.stats() };
+        }
+        for (_, stats) in self.hosted.stats() {
+            total += StateStats { rows: 0, ..stats };
         }
         total
     }

@@ -56,7 +56,7 @@ impl OutputStore {
     }
     /// Empty, indexed by these columns.
     pub fn keyed(schema: SchemaRef, key: Vec<usize>) -> Self {
-        Self::Indexed(Box::new(Arrangement::new(schema, key)))
+        Self::Indexed(Box::new(Arrangement::for_snapshots(schema, key)))
     }
     /// True for a log.
     pub fn append_only(&self) -> bool {

@@ -26,6 +26,7 @@ use millstream_sql::plan::time::Bounds;
 
 use crate::error::Result;
 use crate::hash::shard_of;
+use crate::state::arrangement::ArrangementSnapshot;
 use crate::time::{Epoch, Timestamp};
 use crate::zset::ZBatch;
 
@@ -181,6 +182,18 @@ pub trait DeltaOp: Send {
     /// After the last `restore` call and before the first `push`.
     fn restored(&mut self) -> Result<()> {
         Ok(())
+    }
+    /// From now on input `port` is these columns of a relation whose rows are in an index that others use too; called
+    /// before anything else. Rows of the input are in no checkpoint of the operator: [`Self::rebase`] gives them.
+    fn share(&mut self, port: usize, columns: &[usize]) -> Result<()> {
+        let _ = columns;
+        Err(crate::Error::internal(format!("operator has no index of input {port} that can be shared")))
+    }
+    /// The rows of a shared input as they are when the tick is over, called before its `flush`; and, between `restore` and
+    /// `restored`, as they were at the checkpoint. Need not be called in every tick.
+    fn rebase(&mut self, port: usize, rows: &ArrangementSnapshot) -> Result<()> {
+        let _ = rows;
+        Err(crate::Error::internal(format!("operator does not share an index of input {port}")))
     }
     /// Work that may be done between ticks (merging runs), at most about `fuel` rows. True if more is waiting.
     fn maintain(&mut self, fuel: usize) -> Result<bool> {

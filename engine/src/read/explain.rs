@@ -72,7 +72,18 @@ fn incremental(session: &Session, plan: &millstream_sql::plan::IncPlan, mode: Ex
     let catalog = session.engine.inner.lock().catalog.clone();
     let name = |id| catalog.relations.get(&id).map_or_else(|| format!("#{}", id.0), |r| r.display_name());
     if mode == ExplainMode::State {
-        return super::limits::with_inputs(&catalog, |inputs| explain_plan::explain_state(plan, &name, inputs));
+        let mut lines = super::limits::with_inputs(&catalog, |inputs| explain_plan::explain_state(plan, &name, inputs));
+        for (index, views) in crate::coord::shared_by(&catalog, plan) {
+            let Some(r) = catalog.relations.get(&index.relation) else { continue };
+            let columns: Vec<&str> = index.columns.iter().map(|c| r.schema.field(*c).name().as_str()).collect();
+            let views = match views {
+                0 => String::new(),
+                1 => ", of 1 view".to_owned(),
+                n => format!(", of {n} views"),
+            };
+            lines.push(format!("Shared index of {} ({}){views}", r.display_name(), columns.join(", ")));
+        }
+        return lines;
     }
     explain_plan::explain(plan, &name, false)
 }

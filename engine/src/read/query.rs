@@ -254,6 +254,9 @@ async fn bind(session: &mut Session, relations: &[Arc<Relation>], bindings: &Bin
     let mut bound = HashMap::new();
     if !stored.is_empty() {
         let mut still = Versions::new();
+        let resumed =
+            |st: &mut crate::coord::State| stored.iter().all(|r| !st.resuming.contains(&r.id)).then_some(Ok(()));
+        inner.wait(resumed).await?;
         let now = {
             let mut st = inner.lock();
             // A paused view answers as of the epoch it was paused at, whatever the others are read at.

@@ -104,13 +104,13 @@ impl Stored {
     pub fn read(side: &Side, keys: &[ArrayRef], need: &[Need], chunk_rows: usize) -> Result<Self> {
         let mut out = Self::none(need.len());
         let asked: Vec<u32> = (0..need.len() as u32).filter(|k| need[*k as usize] != Need::Nothing).collect();
-        if asked.is_empty() || side.arrangement.is_empty() {
+        if asked.is_empty() || side.content.is_empty() {
             return Ok(out);
         }
         let at = UInt32Array::from(asked.clone());
         let keys = keys.iter().map(|k| compute::take(k.as_ref(), &at, None).e()).collect::<Result<Vec<_>>>()?;
-        let mut plan = side.arrangement.plan(&side.probe_keys(&keys)?, asked.len())?;
-        while let Some(m) = side.arrangement.matches(&mut plan, u32::MAX, chunk_rows)? {
+        let mut plan = side.content.plan(&side.probe_keys(&keys)?, asked.len())?;
+        while let Some(m) = side.content.matches(&mut plan, chunk_rows)? {
             for ((probe, row), weight) in m.probe.iter().zip(&m.row).zip(&m.weight) {
                 let key = asked[*probe as usize];
                 out.counts[key as usize] += weight;
@@ -153,7 +153,7 @@ impl Items {
         let rows = if stored.rows.is_empty() {
             fresh.rows
         } else {
-            let old = side.arrangement.gather(&stored.rows, &all)?;
+            let old = side.content.gather(&stored.rows, &all)?;
             let old = side.columns.batch(old, stored.rows.len())?;
             compute::concat_batches(side.schema(), [&old, &fresh.rows]).e()?
         };

@@ -14,8 +14,10 @@
 //!   are gone a tick later are thus legal.
 //! * A join of arrivals ([`JoinOp::of_arrivals`]) keeps the right side only: what came from the left meets the right side as
 //!   it is when the tick is over, and is forgotten.
+//! * A side that is a relation with stored rows looks them up in an index that all joins share ([`content`]).
 //! * A pair whose residual cannot be evaluated is an error entry and counts as no match.
 
+mod content;
 mod items;
 mod pairs;
 mod ranged;
@@ -38,9 +40,10 @@ use super::eval::OutputSchema;
 use super::{DeltaOp, Emit, Shard, SlotDelta, StateStats, TickCx};
 use crate::error::{Error, Result, ResultExt as _};
 use crate::hash::hash_rows;
-use crate::state::arrangement::Arrangement;
 use crate::state::arrangement::order::has_codes;
+use crate::state::arrangement::{Arrangement, ArrangementSnapshot};
 use crate::zset::{Weights, ZBatch};
+use content::Content;
 use pairs::Residual;
 use sink::Sink;
 
@@ -69,7 +72,7 @@ struct Side {
     /// Its columns, all nullable.
     columns: OutputSchema,
     key: Vec<usize>,
-    arrangement: Arrangement,
+    content: Content,
     /// Where partners of a row of the other side are.
     range: Option<SideRange>,
     pending: Vec<ZBatch>,
@@ -117,7 +120,15 @@ impl JoinOp {
                 Some(range) => Arrangement::ordered(exact, key.clone(), range.column),
                 None => Arrangement::new(exact, key.clone()),
             };
-            Side { columns, key, arrangement, range, pending: Vec::new(), null_keys_out, preserved }
+            Side {
+                columns,
+                key,
+                content: Content::new(arrangement),
+                range,
+                pending: Vec::new(),
+                null_keys_out,
+                preserved,
+            }
         };
         if let Some(of) = &ranges
             && !ranges_fit(of, &left, &right)
@@ -153,7 +164,7 @@ impl JoinOp {
 
     /// Neither what is stored nor what came has retractions.
     fn append_only(&self) -> bool {
-        self.sides.iter().all(|s| s.arrangement.append_only() && s.pending.iter().all(ZBatch::append_only))
+        self.sides.iter().all(|s| s.content.append_only() && s.pending.iter().all(ZBatch::append_only))
     }
 
     /// Forgets rows that can have no later partner.
@@ -161,7 +172,7 @@ impl JoinOp {
         for (port, side) in self.sides.iter_mut().enumerate() {
             // Where NULL equals NULL, rows without a time have partners at any time; rows with one do not.
             if let Some((column, bound)) = cx.time.forgettable(port).max_by_key(|(_, bound)| *bound) {
-                side.arrangement.forget(column, bound);
+                side.content.forget(column, bound);
             }
         }
     }
@@ -197,9 +208,9 @@ impl JoinOp {
             let (right, right_alone) = r.split(r.consolidated(right)?)?;
             self.emit_alone(&left_alone, &right_alone, sink)?;
             let inner = self.kind == JoinKind::Inner;
-            if inner && right.is_empty() && r.arrangement.append_only() {
+            if inner && right.is_empty() && r.content.append_only() {
                 self.stream(0, &left, true, cx, sink)?;
-            } else if inner && left.is_empty() && l.arrangement.append_only() {
+            } else if inner && left.is_empty() && l.content.append_only() {
                 self.stream(1, &right, true, cx, sink)?;
             } else {
                 self.touched(&left, &right, cx, sink)?;
@@ -209,7 +220,7 @@ impl JoinOp {
         }
         let kept = usize::from(self.arrivals);
         for (side, changes) in self.sides.iter_mut().zip(&changes).skip(kept) {
-            side.arrangement.append_all(changes)?;
+            side.content.append_all(changes)?;
         }
         Ok(())
     }
@@ -381,9 +392,10 @@ impl DeltaOp for JoinOp {
     fn flush(&mut self, cx: &mut TickCx<'_>, out: &mut dyn Emit) -> Result<()> {
         if self.arrivals {
             let right = self.sides[1].take_pending()?;
-            self.sides[1].arrangement.append_all(&right)?;
+            self.sides[1].content.append_all(&right)?;
         }
         if self.sides.iter().all(|s| s.pending.is_empty()) {
+            self.sides.iter_mut().try_for_each(|s| s.content.settle())?;
             self.forget(cx);
             return Ok(());
         }
@@ -396,7 +408,7 @@ impl DeltaOp for JoinOp {
                 for batch in &batches {
                     self.stream(side, batch, true, cx, &mut sink)?;
                 }
-                self.sides[side].arrangement.append_all(&batches)?;
+                self.sides[side].content.append_all(&batches)?;
             }
         } else if self.sides.iter().all(Side::ranged) {
             self.flush_ranged(cx, &mut sink)?;
@@ -404,12 +416,34 @@ impl DeltaOp for JoinOp {
             self.flush_changes(cx, &mut sink)?;
         }
         sink.finish()?;
+        self.sides.iter_mut().try_for_each(|s| s.content.settle())?;
         self.forget(cx);
         Ok(())
     }
 
+    fn share(&mut self, port: usize, columns: &[usize]) -> Result<()> {
+        match self.sides.get_mut(port) {
+            Some(side) if side.range.is_none() && !side.key.is_empty() => {
+                side.content.share(&side.key, columns);
+                Ok(())
+            }
+            _ => Err(Error::internal(format!("input {port} of a join has no index that can be shared"))),
+        }
+    }
+
+    fn rebase(&mut self, port: usize, rows: &ArrangementSnapshot) -> Result<()> {
+        match self.sides.get_mut(port) {
+            Some(side) => side.content.rebase(rows),
+            None => Err(Error::internal(format!("a join has no input {port}"))),
+        }
+    }
+
+    fn restored(&mut self) -> Result<()> {
+        self.sides.iter_mut().try_for_each(|s| s.content.settle())
+    }
+
     fn freeze(&mut self) -> Result<Vec<SlotDelta>> {
-        self.sides.iter_mut().zip(SLOTS).map(|(side, slot)| side.arrangement.freeze(slot)).collect()
+        self.sides.iter_mut().zip(SLOTS).map(|(side, slot)| side.content.freeze(slot)).collect()
     }
 
     fn restore(&mut self, slot: &str, batch: &RecordBatch) -> Result<()> {
@@ -418,20 +452,20 @@ impl DeltaOp for JoinOp {
         };
         let (shard, keyed) = (self.shard, !self.key_types.is_empty());
         let keep = |hash| if keyed { shard.owns(hash) } else { shard.index == 0 };
-        self.sides[side].arrangement.restore(batch, &keep)
+        self.sides[side].content.restore(batch, &keep)
     }
 
     fn maintain(&mut self, fuel: usize) -> Result<bool> {
         let mut more = false;
         for side in &mut self.sides {
-            more |= side.arrangement.maintain(fuel.div_ceil(2))?;
+            more |= side.content.maintain(fuel.div_ceil(2))?;
         }
         Ok(more)
     }
 
     fn stats(&self) -> StateStats {
-        let mut stats = self.sides[0].arrangement.stats();
-        stats += self.sides[1].arrangement.stats();
+        let mut stats = self.sides[0].content.stats();
+        stats += self.sides[1].content.stats();
         stats
     }
 }

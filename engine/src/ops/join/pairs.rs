@@ -14,15 +14,15 @@ use datafusion::physical_expr::utils::collect_columns;
 
 use super::super::ErrorSet;
 use super::super::eval::{RowText, bisect, evaluation_error};
+use super::content::Content;
 use crate::error::{Error, Result, ResultExt as _};
-use crate::state::arrangement::Arrangement;
 
 /// One row of each pair.
 pub(super) enum Rows<'a> {
     /// Rows of a batch.
     Batch(&'a RecordBatch, UInt32Array),
-    /// Rows of an arrangement.
-    Stored(&'a Arrangement, Vec<u64>),
+    /// Stored rows of a side.
+    Stored(&'a Content, Vec<u64>),
 }
 
 impl<'a> Rows<'a> {
@@ -31,13 +31,13 @@ impl<'a> Rows<'a> {
             Self::Batch(rows, at) => {
                 columns.iter().map(|c| compute::take(rows.column(*c).as_ref(), at, None).e()).collect()
             }
-            Self::Stored(arrangement, rows) => arrangement.gather(rows, columns),
+            Self::Stored(content, rows) => content.gather(rows, columns),
         }
     }
     fn pick(&self, pairs: &[usize]) -> Rows<'a> {
         match self {
             Self::Batch(rows, at) => Rows::Batch(rows, pairs.iter().map(|i| at.value(*i)).collect::<Vec<_>>().into()),
-            Self::Stored(arrangement, rows) => Rows::Stored(arrangement, pairs.iter().map(|i| rows[*i]).collect()),
+            Self::Stored(content, rows) => Rows::Stored(content, pairs.iter().map(|i| rows[*i]).collect()),
         }
     }
 }

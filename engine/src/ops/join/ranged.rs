@@ -12,14 +12,15 @@ use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute;
 use millstream_sql::plan::{JoinKind, SideRange};
 
+use super::content::ContentPlan;
 use super::items::merge_equal;
 use super::pairs::Rows;
 use super::sink::Sink;
 use super::{JoinOp, PART_ROWS, Side};
 use crate::error::{Result, ResultExt as _};
 use crate::ops::TickCx;
+use crate::state::arrangement::Matches;
 use crate::state::arrangement::order::{CodeRanges, codes};
-use crate::state::arrangement::{Matches, ProbePlan};
 use crate::zset::ZBatch;
 
 /// Rows of a side that may gain or lose a partner, each once.
@@ -58,7 +59,7 @@ impl JoinOp {
         for (side, batch) in changes.iter().enumerate() {
             // Of a semi join only errors of the condition come out of this.
             self.stream(side, batch, !semi, cx, sink)?;
-            self.sides[side].arrangement.append(batch)?;
+            self.sides[side].content.append_part(batch)?;
         }
         for (side, c) in concerned {
             let after = self.partners(side, &c.rows, &c.after, sink.chunk_rows())?;
@@ -86,29 +87,29 @@ impl JoinOp {
         let own = &self.sides[side];
         let (changed, others) = (&changes[side], &changes[1 - side]);
         let mut found: Vec<(u64, i64)> = Vec::new();
-        let mut collect = |mut plan: ProbePlan| -> Result<()> {
-            while let Some(Matches { row, weight, .. }) = own.arrangement.matches(&mut plan, u32::MAX, chunk_rows)? {
+        let mut collect = |mut plan: ContentPlan| -> Result<()> {
+            while let Some(Matches { row, weight, .. }) = own.content.matches(&mut plan, chunk_rows)? {
                 found.extend(row.into_iter().zip(weight));
             }
             Ok(())
         };
-        if !others.is_empty() && !own.arrangement.is_empty() {
+        if !others.is_empty() && !own.content.is_empty() {
             collect(self.plan_ranged(1 - side, &others.rows)?)?;
         }
         // Rows equal to one that changed.
         if !changed.is_empty()
-            && !own.arrangement.is_empty()
+            && !own.content.is_empty()
             && let Some(range) = &own.range
         {
             let at = codes(changed.rows.column(range.column))?;
             let keys = own.probe_keys(&own.keys(&changed.rows))?;
-            collect(own.arrangement.plan_within(&keys, changed.len(), CodeRanges { from: at.clone(), to: at })?)?;
+            collect(own.content.plan_within(&keys, changed.len(), CodeRanges { from: at.clone(), to: at })?)?;
         }
         found.sort_unstable();
         found.dedup();
         let (ids, mut before): (Vec<u64>, Vec<i64>) = found.into_iter().unzip();
         let all: Vec<usize> = (0..own.schema().fields().len()).collect();
-        let stored = own.columns.batch(own.arrangement.gather(&ids, &all)?, ids.len())?;
+        let stored = own.columns.batch(own.content.gather(&ids, &all)?, ids.len())?;
         let rows = compute::concat_batches(own.schema(), [&stored, &changed.rows]).e()?;
         let mut after = before.clone();
         before.resize(rows.num_rows(), 0);
@@ -128,12 +129,12 @@ impl JoinOp {
         let mut counts = vec![0; rows.num_rows()];
         let other = &self.sides[1 - side];
         let asked: Vec<u32> = (0..weights.len() as u32).filter(|i| weights[*i as usize] != 0).collect();
-        if asked.is_empty() || other.arrangement.is_empty() {
+        if asked.is_empty() || other.content.is_empty() {
             return Ok(counts);
         }
         let asking = compute::take_record_batch(rows, &UInt32Array::from(asked.clone())).e()?;
         let mut plan = self.plan_ranged(side, &asking)?;
-        while let Some(m) = other.arrangement.matches(&mut plan, u32::MAX, chunk_rows)? {
+        while let Some(m) = other.content.matches(&mut plan, chunk_rows)? {
             if m.row.is_empty() {
                 continue;
             }
@@ -142,7 +143,7 @@ impl JoinOp {
                 None => None,
                 Some(residual) => {
                     let probing = Rows::Batch(&asking, UInt32Array::from(m.probe));
-                    let found = Rows::Stored(&other.arrangement, m.row);
+                    let found = Rows::Stored(&other.content, m.row);
                     let (left, right) = if side == 0 { (probing, found) } else { (found, probing) };
                     // Their errors are in the error set since one of the rows came.
                     Some(residual.mask(&self.pairs(left, right, m.weight.clone()), None)?)
@@ -158,12 +159,12 @@ impl JoinOp {
     }
 
     /// Where the partners of rows of `side` are in the other side's arrangement.
-    pub(super) fn plan_ranged(&self, side: usize, rows: &RecordBatch) -> Result<ProbePlan> {
+    pub(super) fn plan_ranged(&self, side: usize, rows: &RecordBatch) -> Result<ContentPlan> {
         let other = &self.sides[1 - side];
         let keys = other.probe_keys(&self.sides[side].keys(rows))?;
         match &other.range {
-            Some(range) => other.arrangement.plan_within(&keys, rows.num_rows(), within(range, rows)?),
-            None => other.arrangement.plan(&keys, rows.num_rows()),
+            Some(range) => other.content.plan_within(&keys, rows.num_rows(), within(range, rows)?),
+            None => other.content.plan(&keys, rows.num_rows()),
         }
     }
 }

@@ -21,12 +21,12 @@ impl JoinOp {
         sink: &mut Sink<'_>,
     ) -> Result<()> {
         let other = &self.sides[1 - side];
-        if batch.is_empty() || other.arrangement.is_empty() {
+        if batch.is_empty() || other.content.is_empty() {
             return Ok(());
         }
         let mut plan = self.plan_ranged(side, &batch.rows)?;
         let limit = sink.chunk_rows();
-        while let Some(m) = other.arrangement.matches(&mut plan, u32::MAX, limit)? {
+        while let Some(m) = other.content.matches(&mut plan, limit)? {
             if m.row.is_empty() {
                 continue;
             }
@@ -35,7 +35,7 @@ impl JoinOp {
                 weights.iter_mut().zip(&m.probe).for_each(|(weight, i)| *weight *= w[*i as usize]);
             }
             let probing = Rows::Batch(&batch.rows, UInt32Array::from(m.probe));
-            let found = Rows::Stored(&other.arrangement, m.row);
+            let found = Rows::Stored(&other.content, m.row);
             let (left, right) = if side == 0 { (probing, found) } else { (found, probing) };
             let pairs = self.pairs(left, right, weights);
             match &self.residual {

@@ -117,6 +117,24 @@ struct Rig {
     chunk_rows: usize,
     largest: usize,
     emitted: usize,
+    /// Of sides that share an index: all rows, as their relation has them.
+    relations: [Option<Arrangement>; 2],
+    /// Give the operators the relations' rows with the next tick.
+    at_hand: bool,
+}
+
+/// A relation with the columns of a side in another order, among others; the index by the join's keys in ascending order.
+fn relation(side: usize, keys: usize) -> Arrangement {
+    let of_side = schema(side);
+    let mut fields = vec![Field::new("x", DataType::Int64, true)];
+    fields.extend(of_side.fields().iter().rev().map(|f| f.as_ref().clone()));
+    Arrangement::with_head_rows(Arc::new(Schema::new(fields)), (4 - keys..4).collect(), 3)
+}
+
+fn in_relation(relation: &Arrangement, b: &ZBatch) -> ZBatch {
+    let x: ArrayRef = Arc::new(Int64Array::from(vec![7; b.len()]));
+    let columns = std::iter::once(x).chain(b.rows.columns().iter().rev().cloned()).collect();
+    b.with_rows(RecordBatch::try_new(relation.schema().clone(), columns).unwrap())
 }
 
 impl Rig {
@@ -130,15 +148,41 @@ impl Rig {
             chunk_rows: 64,
             largest: 0,
             emitted: 0,
+            relations: [None, None],
+            at_hand: true,
         };
         rig.start(shards);
         rig
     }
+    /// These sides share the index of a relation.
+    fn share(&mut self, sides: [bool; 2]) {
+        self.relations = [0, 1].map(|side| sides[side].then(|| relation(side, self.case.keys)));
+        self.start(self.shards.len() as u32);
+    }
+    fn rebase(&mut self) {
+        for (side, relation) in self.relations.iter().enumerate() {
+            for op in self.shards.iter_mut().filter(|_| relation.is_some()) {
+                op.rebase(side, &relation.as_ref().unwrap().snapshot()).unwrap();
+            }
+        }
+    }
     fn start(&mut self, shards: u32) {
         self.shards = (0..shards).map(|index| operator(&self.case, Shard { index, count: shards })).collect();
         self.stored.resize(shards as usize, Vec::new());
+        for (side, _) in self.relations.iter().enumerate().filter(|(_, r)| r.is_some()) {
+            self.shards.iter_mut().for_each(|op| op.share(side, &[3, 2, 1]).unwrap());
+        }
     }
     fn tick(&mut self, batches: &[(usize, ZBatch)]) {
+        for (side, b) in batches {
+            if let Some(relation) = &mut self.relations[*side] {
+                let rows = in_relation(relation, b);
+                relation.append(&rows).unwrap();
+            }
+        }
+        if self.at_hand {
+            self.rebase();
+        }
         let count = self.shards.len() as u32;
         for (index, op) in self.shards.iter_mut().enumerate() {
             let shard = Shard { index: index as u32, count };
@@ -208,6 +252,7 @@ impl Rig {
         self.restore();
     }
     fn restore(&mut self) {
+        self.rebase();
         for (op, stored) in self.shards.iter_mut().zip(&self.stored) {
             for d in stored {
                 for b in &d.batches {
@@ -365,10 +410,13 @@ fn every_pair_of_changes_of_four_rows_is_right() {
     all_kinds(&ticks);
 }
 
-fn random_case(seed: u64, case: &Case, append_only: bool) {
+fn random_case(seed: u64, case: &Case, append_only: bool, shared: [bool; 2]) {
     let mut r = Random(seed);
     let shards = if case.keys == 0 { 1 } else { r.pick(&[1, 3]) };
     let (mut rig, mut model) = (Rig::new(case.clone(), shards), Model::new(case));
+    if shared != [false, false] {
+        rig.share(shared);
+    }
     rig.chunk_rows = r.pick(&[1, 7, 1000]) as usize;
     for tick in 0..12 {
         let mut batches = Vec::new();
@@ -384,8 +432,15 @@ fn random_case(seed: u64, case: &Case, append_only: bool) {
             model.add(side, &rows);
             batches.push((side, batch(side, &rows)));
         }
+        rig.at_hand = shared != [false, false] && r.below(3) > 0;
         rig.tick(&batches);
-        check(&rig, &model, &format!("seed {seed}, tick {tick}"));
+        check(&rig, &model, &format!("seed {seed}, tick {tick}, shared {shared:?}"));
+        for (side, _) in shared.iter().enumerate().filter(|(_, shared)| **shared && rig.at_hand) {
+            assert!(rig.shards.iter().all(|op| op.sides[side].content.own_rows() == 0), "the base has these rows");
+        }
+        if let Some(relation) = rig.relations.iter_mut().flatten().next() {
+            relation.maintain(10).unwrap();
+        }
         assert!(rig.largest <= rig.chunk_rows + rig.chunk_rows / 2, "{} rows at once", rig.largest);
         if r.below(4) == 0 {
             rig.checkpoint();
@@ -403,7 +458,7 @@ fn random_cases(keys: usize, append_only: bool) {
         for condition in [Condition::None, Condition::LessEqual, Condition::Range, Condition::Band, Condition::Divide] {
             for null_equals_null in [false, true] {
                 for seed in 0..4 {
-                    random_case(seed, &Case { kind, keys, condition, null_equals_null }, append_only);
+                    random_case(seed, &Case { kind, keys, condition, null_equals_null }, append_only, [false, false]);
                 }
             }
         }
@@ -429,6 +484,21 @@ fn random_changes_without_keys_are_right_after_every_tick() {
 fn random_insertions_are_right_after_every_tick() {
     random_cases(1, true);
     random_cases(0, true);
+}
+
+#[test]
+fn sides_that_share_an_index_are_right_whenever_its_rows_are_at_hand() {
+    for kind in KINDS {
+        for condition in [Condition::None, Condition::LessEqual, Condition::Divide] {
+            for shared in [[true, false], [false, true], [true, true]] {
+                for seed in 0..8 {
+                    let (keys, append_only) = (1 + seed as usize % 2, seed % 4 == 3);
+                    let case = Case { kind, keys, condition, null_equals_null: seed % 3 == 0 };
+                    random_case(seed, &case, append_only, shared);
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -486,7 +556,7 @@ fn a_change_looks_only_at_the_range_that_it_can_meet() {
             rig.tick(&[(0, batch(0, &rows(0, 5000))), (1, batch(1, &rows(0, 5000)))]);
             let op = &rig.shards[0];
             let plan = op.plan_ranged(1, &batch(1, &rows(3000, 3003)).rows).unwrap();
-            assert_eq!(op.sides[0].arrangement.candidates(&plan, 3), [2, 2, 2], "{kind:?}");
+            assert_eq!(op.sides[0].content.candidates(&plan, 3), [2, 2, 2], "{kind:?}");
             let emitted = rig.emitted;
             rig.tick(&[(1, batch(1, &[((Some(1.0), None, Some(3000)), -1)]))]);
             let partners_lost = match kind {

@@ -59,8 +59,7 @@ impl JoinOp {
             return Ok(());
         }
         let changes = [left, right];
-        let distinct =
-            !self.sides.iter().all(|s| s.arrangement.append_only()) || !changes.iter().all(|c| c.append_only());
+        let distinct = !self.sides.iter().all(|s| s.content.append_only()) || !changes.iter().all(|c| c.append_only());
         let keys = Keys::new(&self.key_types, &self.sides, changes)?;
         let mut pending: Vec<(usize, usize)> =
             (0..keys.count).step_by(SLICE_KEYS).map(|k| (k, keys.count.min(k + SLICE_KEYS))).rev().collect();
@@ -81,12 +80,12 @@ impl JoinOp {
         let mut rows = 0;
         for side in &self.sides {
             // What is small as a whole needs no counting.
-            if side.arrangement.len() <= SLICE_ROWS / 2 {
-                rows += side.arrangement.len();
+            if side.content.len() <= SLICE_ROWS / 2 {
+                rows += side.content.len();
                 continue;
             }
-            let plan = side.arrangement.plan(&side.probe_keys(&columns)?, to - from)?;
-            rows += side.arrangement.candidates(&plan, to - from).iter().sum::<usize>();
+            let plan = side.content.plan(&side.probe_keys(&columns)?, to - from)?;
+            rows += side.content.candidates(&plan, to - from).iter().sum::<usize>();
         }
         Ok(rows)
     }

@@ -46,6 +46,8 @@ const HEAD_ROWS: usize = 64 * 1024;
 /// Rows of a full head where rows of a key are in order: all those of the key that are in the head are looked at, whatever
 /// the range.
 const ORDERED_HEAD_ROWS: usize = 4 * 1024;
+/// Rows of a full head that is looked through rather than looked up in.
+const SCANNED_HEAD_ROWS: usize = 4 * 1024;
 /// With more runs than this, appends merge too: probes would slow down without bound.
 const LOOSE_RUNS: usize = 64;
 /// Stored rows are rewritten when more than half of them are dead, and there are enough to matter.
@@ -93,6 +95,10 @@ impl Arrangement {
     /// [`Self::new`], rows of one key in order of a column, whose type [has codes](order::has_codes).
     pub fn ordered(schema: SchemaRef, key: Vec<usize>, ord: usize) -> Self {
         Self::with(Spec::new(schema, key, Some(ord), u64::MAX), ORDERED_HEAD_ROWS)
+    }
+    /// [`Self::new`] for readers of snapshots, who have no index of the head and look through all of it.
+    pub fn for_snapshots(schema: SchemaRef, key: Vec<usize>) -> Self {
+        Self::with_head_rows(schema, key, SCANNED_HEAD_ROWS)
     }
     /// [`Self::new`] with a head that becomes a run at `cap` rows.
     pub fn with_head_rows(schema: SchemaRef, key: Vec<usize>, cap: usize) -> Self {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray};
 use arrow::datatypes::SchemaRef;
 
+use super::Matches;
 use super::block::{Block, Spec};
 use super::merge::consolidate;
 use super::probe::{ProbePlan, View};
@@ -60,7 +61,7 @@ impl ArrangementSnapshot {
     }
     /// Rows with these keys (see [`super::Arrangement::probe`]), consolidated. Equal keys give their rows once each.
     pub fn lookup(&self, keys: &[ArrayRef]) -> Result<ZBatch> {
-        let view = View { spec: &self.spec, runs: &self.runs, head: &self.head, index: None };
+        let view = self.view();
         let rows = keys.first().map_or(1, |k| k.len());
         let mut plan = ProbePlan::new(&view, keys, rows, None)?;
         let Some(matches) = plan.next(&view, u32::MAX, usize::MAX)? else {
@@ -71,6 +72,45 @@ impl ArrangementSnapshot {
         let rows = self.spec.batch(gathered, matches.row.len())?;
         let found = ZBatch::new(rows, Weights::Dense(matches.weight.into()));
         non_negative(consolidate(&self.spec, found)?)
+    }
+    fn view(&self) -> View<'_> {
+        View { spec: &self.spec, runs: &self.runs, head: &self.head, index: None }
+    }
+    /// The columns it is indexed by.
+    pub fn key(&self) -> &[usize] {
+        &self.spec.key
+    }
+    /// True if no row in it is a retraction.
+    pub fn append_only(&self) -> bool {
+        !self.blocks().any(|b| b.negative)
+    }
+    /// Number of rows stored, parts of one row counted apart.
+    pub fn len(&self) -> usize {
+        self.blocks().map(|b| b.len()).sum()
+    }
+    /// Bytes in memory, about.
+    pub fn bytes(&self) -> usize {
+        self.blocks().map(|b| b.bytes).sum()
+    }
+    /// True without rows.
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty() && self.head.is_empty()
+    }
+    /// Starts a probe of `rows` keys, see [`super::Arrangement::plan`]. The plan is of this snapshot and its clones.
+    pub fn plan(&self, keys: &[ArrayRef], rows: usize) -> Result<ProbePlan> {
+        ProbePlan::new(&self.view(), keys, rows, None)
+    }
+    /// See [`super::Arrangement::matches`].
+    pub fn matches(&self, plan: &mut ProbePlan, limit: usize) -> Result<Option<Matches>> {
+        plan.next(&self.view(), u32::MAX, limit)
+    }
+    /// See [`super::Arrangement::candidates`].
+    pub fn candidates(&self, plan: &ProbePlan, rows: usize) -> Vec<usize> {
+        plan.counts(&self.view(), rows)
+    }
+    /// See [`super::Arrangement::gather`].
+    pub fn gather(&self, rows: &[u64], columns: &[usize]) -> Result<Vec<ArrayRef>> {
+        self.view().gather(rows, columns, None)
     }
     /// True if both are of one moment; may be false though they hold the same.
     pub fn same(&self, other: &Self) -> bool {
