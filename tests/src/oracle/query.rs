@@ -7,6 +7,7 @@ mod clock;
 mod matches;
 mod nearest;
 mod recursive;
+mod rows;
 mod subquery;
 mod windows;
 
@@ -96,7 +97,7 @@ impl<'a> Queries<'a> {
     /// A query.
     pub fn query(&mut self, depth: usize) -> Query {
         let windows = self.features.windows;
-        match self.rng.random_range(0..if windows { 46 } else { 36 }) {
+        match self.rng.random_range(0..if windows { 49 } else { 39 }) {
             0..=2 => self.select(depth),
             3..=6 => self.join(depth),
             7..=10 => self.aggregate(depth),
@@ -114,10 +115,12 @@ impl<'a> Queries<'a> {
             30 | 31 => self.over(depth),
             32 => self.grouping_sets(depth),
             33..=35 => self.recursive(depth),
-            36 | 37 => self.as_of(depth),
-            38..=40 => self.near(depth),
-            41..=43 => self.matches(depth),
-            44 | 45 => self.clock(depth),
+            36 | 37 => self.unnested(depth),
+            38 => self.values(depth),
+            39 | 40 => self.as_of(depth),
+            41..=43 => self.near(depth),
+            44..=46 => self.matches(depth),
+            47 | 48 => self.clock(depth),
             _ => self.global(depth),
         }
     }
