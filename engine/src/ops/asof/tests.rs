@@ -246,10 +246,11 @@ fn run_forgetting(seed: u64, compare: AsOfCompare, outer: bool, append: bool, sh
         let mut changes = [Vec::new(), Vec::new()];
         for _ in 0..r.below(10) {
             let side = r.below(2) as usize;
+            let stay = append && side == LEFT;
             let young = |(row, w): &&(Row, i64)| *w > 0 && row.1.is_none_or(|ts| ts as i64 >= marks[side]);
             let there: Vec<(Row, i64)> = model.sides[side].iter().filter(young).copied().collect();
             let (row, weight) = match r.below(3) {
-                0 if !there.is_empty() && !(append && side == LEFT) => (r.pick(&there).0, -1),
+                0 if !(stay || there.is_empty()) => (r.pick(&there).0, -1),
                 _ => {
                     let ts = (marks[side] + r.below(12) as i64 * SECOND) as f64;
                     let ts = r.pick(&[Some(ts), Some(ts), Some(ts), Some(ts), None]);
