@@ -279,7 +279,8 @@ impl Random {
     }
 }
 
-const VIEWS: [(&str, &str); 12] = [
+/// Over two streams, each with its own watermark: `s`, and `v` with versions.
+const VIEWS: [(&str, &str); 18] = [
     (
         "tumble",
         "SELECT window_start, k, count(*) AS n, sum(x) AS s, max(x) AS m FROM TUMBLE(s, ts, INTERVAL '10 seconds') \
@@ -315,6 +316,27 @@ const VIEWS: [(&str, &str); 12] = [
          (SELECT window_start, k, count(*) AS n FROM TUMBLE(s, ts, INTERVAL '10 seconds') WHERE x > 50 \
          GROUP BY window_start, k) b ON a.window_start = b.window_start AND a.k = b.k",
     ),
+    (
+        "semi_window_join",
+        "SELECT window_start, k, x FROM TUMBLE(s, ts, INTERVAL '10 seconds') a WHERE EXISTS (SELECT 1 FROM \
+         TUMBLE(v, ts, INTERVAL '10 seconds') b WHERE a.window_start = b.window_start AND a.k = b.k AND b.x > 70)",
+    ),
+    (
+        "anti_window_join",
+        "SELECT window_start, k, x FROM TUMBLE(s, ts, INTERVAL '10 seconds') a WHERE NOT EXISTS (SELECT 1 FROM \
+         TUMBLE(v, ts, INTERVAL '10 seconds') b WHERE a.window_start = b.window_start AND a.k = b.k AND b.x > 30)",
+    ),
+    (
+        "left_interval_join",
+        "SELECT a.ts, a.k, a.x, b.x AS y FROM s a LEFT JOIN v b ON a.k = b.k \
+         AND b.ts BETWEEN a.ts - INTERVAL '2 seconds' AND a.ts + INTERVAL '1 second'",
+    ),
+    ("asof_join", "SELECT a.ts, a.k, a.x, b.x AS y FROM s a ASOF LEFT JOIN s b ON a.k = b.k AND a.ts > b.ts"),
+    ("earliest_asof_join", "SELECT b.ts, a.k, a.x, b.x AS y FROM s a ASOF JOIN v b ON a.k = b.k AND a.ts <= b.ts"),
+    (
+        "temporal_join",
+        "SELECT a.ts, a.k, a.x, d.x AS y, d.ts AS since FROM s a LEFT JOIN v FOR SYSTEM_TIME AS OF a.ts AS d ON a.k = d.k",
+    ),
     ("rows_themselves", "SELECT ts, k, x FROM s WHERE x % 3 = 0"),
     (
         "cumulate",
@@ -341,9 +363,12 @@ const VIEWS: [(&str, &str); 12] = [
 
 /// Views that show every change at once, whose rows are never final.
 const LIVE: [(&str, &str); 3] = [
-    ("asof_join", "SELECT a.ts, a.k, a.x, b.x AS y FROM s a ASOF LEFT JOIN s b ON a.k = b.k AND a.ts > b.ts"),
     (
-        "temporal_join",
+        "earliest_of_all",
+        "SELECT a.ts, a.k, a.x, b.x AS y FROM s a ASOF LEFT JOIN v b ON a.k = b.k AND a.ts < b.ts WHERE a.k IS NOT NULL",
+    ),
+    (
+        "asof_windows",
         "SELECT a.ts, a.x, w.n FROM s a ASOF JOIN (SELECT window_end, count(*) AS n \
          FROM TUMBLE(s, ts, INTERVAL '10 seconds') GROUP BY window_end) w ON a.ts >= w.window_end",
     ),
@@ -384,25 +409,29 @@ async fn how_rows_arrive_shows_nowhere() {
         // Duplicates are rows of their own.
         events.extend_from_within(..40);
         events.sort_unstable();
+        let mut versions: Vec<(i64, u64, u64)> =
+            (0..100).map(|_| (base + r.below(120_000) as i64, r.below(4), r.below(100))).collect();
+        versions.extend_from_within(..10);
         let mut answers: Vec<Vec<String>> = Vec::new();
         for (run_number, partitions) in [1usize, 3, 8].into_iter().enumerate() {
-            let dir = tempfile::tempdir().expect("folder");
+            let (dir, other) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
             write_partitions(dir.path(), &events, partitions, &mut r);
+            write_partitions(other.path(), &versions, [1, 2, 8, 5][r.below(4) as usize], &mut r);
             let options = EngineOptions {
                 workers: 1 + run_number,
                 epoch_rows_max: [7, 64, 100_000][r.below(3) as usize],
                 ..options("memory://")
             };
             let engine = Engine::open(options).await.expect("opens");
-            run(
-                &engine,
-                &format!(
-                    "CREATE STREAM s (ts TIMESTAMP(3), k BIGINT, x BIGINT, WATERMARK FOR ts AS ts - INTERVAL '3 seconds') \
+            for (name, dir) in [("s", &dir), ("v", &other)] {
+                let stream = format!(
+                    "CREATE STREAM {name} (ts TIMESTAMP(3), k BIGINT, x BIGINT, \
+                     WATERMARK FOR ts AS ts - INTERVAL '3 seconds') \
                      WITH (connector = 'file', path = '{}/*.ndjson', format = 'json')",
                     dir.path().display()
-                ),
-            )
-            .await;
+                );
+                run(&engine, &stream).await;
+            }
             for (name, query) in LIVE {
                 run(&engine, &format!("CREATE MATERIALIZED VIEW {name} AS {query}")).await;
             }
@@ -429,7 +458,7 @@ async fn how_rows_arrive_shows_nowhere() {
                 // Every partition has a last row of its own.
                 all.extend(want.into_iter().filter(|l| !l.contains("2286-")).map(str::to_owned));
             }
-            let late = rows(&engine, "SELECT count(*) FROM s_late").await;
+            let late = rows(&engine, "SELECT (SELECT count(*) FROM s_late) + (SELECT count(*) FROM v_late)").await;
             assert_eq!(late, ["0"], "seed {seed}: no row is later than the delay");
             answers.push(all);
             engine.shutdown().await.expect("stops");

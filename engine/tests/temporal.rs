@@ -312,3 +312,119 @@ async fn each_epoch_meets_what_was_there_in_it() {
     becomes(&engine, "SELECT * FROM m", &want).await;
     engine.shutdown().await.expect("stops");
 }
+
+/// Flink, "Joins", event-time temporal join: orders and the rates of their times. What it has at the end is said by
+/// `sqllogictest/slt/join/flink_temporal_join.slt`; here is what it keeps, and what is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_has_the_rate_of_its_time() {
+    let dir = tempfile::tempdir().expect("folder");
+    let data = dir.path().join("data").display().to_string();
+    let engine = Engine::open(options(&data, &hands())).await.expect("opens");
+    run(&engine, "CREATE STREAM orders (id INT, currency TEXT, ts TIMESTAMP, WATERMARK FOR ts)").await;
+    run(
+        &engine,
+        "CREATE STREAM rates (currency TEXT, rate INT, since TIMESTAMP(3), WATERMARK FOR since AS since - INTERVAL '1 second')",
+    )
+    .await;
+    let join = "orders o LEFT JOIN rates FOR SYSTEM_TIME AS OF o.ts AS r ON o.currency = r.currency";
+    run(&engine, &format!("CREATE MATERIALIZED VIEW v AS SELECT o.id, r.rate FROM {join}")).await;
+    run(&engine, &format!("CREATE MATERIALIZED VIEW final AS SELECT o.id, r.rate FROM {join} EMIT ON WINDOW CLOSE"))
+        .await;
+    run(
+        &engine,
+        &format!(
+            "CREATE MATERIALIZED VIEW per_minute AS SELECT window_start, count(rate) AS n FROM TUMBLE((SELECT o.ts, r.rate \
+             FROM {join}), ts, INTERVAL '1 minute') GROUP BY window_start EMIT ON WINDOW CLOSE"
+        ),
+    )
+    .await;
+    for minute in 0..10 {
+        let values: Vec<String> = (0..50)
+            .map(|i| format!("('{}', {}, '2026-01-01 00:{minute:02}:{i:02}')", i % 2, minute * 100 + i))
+            .collect();
+        run(&engine, &format!("INSERT INTO rates VALUES {}", values.join(", "))).await;
+        let values: Vec<String> = (0..50)
+            .map(|i| format!("({}, '{}', '2026-01-01 00:{minute:02}:{i:02}')", minute * 100 + i, i % 3))
+            .collect();
+        run(&engine, &format!("INSERT INTO orders VALUES {}", values.join(", "))).await;
+    }
+    let plan = rows(&engine, "EXPLAIN (STATE) v").await.join("\n");
+    assert!(plan.contains("AsOfJoin Left on (currency = currency"), "{plan}");
+    assert!(plan.contains("bounded by the number of distinct (currency), and by the watermark"), "{plan}");
+    let query = rows(&engine, &format!("SELECT o.id, r.rate FROM {join}")).await;
+    assert_eq!(query.len(), 500);
+    assert_eq!(rows(&engine, "SELECT * FROM v").await, query);
+    // Up to 00:09:48, which is as far as the rates are known.
+    let known: Vec<String> =
+        rows(&engine, &format!("SELECT o.id, r.rate FROM {join} WHERE o.ts < '2026-01-01 00:09:48'")).await;
+    assert_eq!(rows(&engine, "SELECT * FROM final").await, known);
+    let minutes = rows(&engine, "SELECT count(*), max(n) FROM per_minute").await;
+    assert_eq!(minutes, ["9|34"], "a third of the orders has a currency without rates");
+    let kept = "SELECT name, state_rows FROM ms.jobs WHERE name = 'v' AND state_rows > 500 + 20";
+    assert!(rows(&engine, kept).await.is_empty(), "{:?}", rows(&engine, "SELECT name, state_rows FROM ms.jobs").await);
+    engine.shutdown().await.expect("stops");
+    // Nor is it stored.
+    let engine = Engine::open(options(&data, &hands())).await.expect("opens again");
+    assert!(rows(&engine, kept).await.is_empty(), "{:?}", rows(&engine, "SELECT name, state_rows FROM ms.jobs").await);
+    run(
+        &engine,
+        "INSERT INTO orders VALUES (1000, '1', '2026-01-01 00:30:00'), (1001, '2', '2026-01-01 00:30:00'), \
+         (1002, '1', '2026-01-01 00:32:00')",
+    )
+    .await;
+    run(&engine, "INSERT INTO rates VALUES ('1', 2000, '2026-01-01 00:29:59'), ('1', 3000, '2026-01-01 00:31:00')")
+        .await;
+    assert_eq!(rows(&engine, "SELECT * FROM final WHERE id >= 1000").await, ["1000|2000", "1001|NULL"]);
+    engine.shutdown().await.expect("stops");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_no_versions_is_refused_with_a_way_out() {
+    let engine = Engine::open(options("memory://", &hands())).await.expect("opens");
+    for sql in [
+        "CREATE STREAM a (k INT, ts TIMESTAMP, tz TIMESTAMPTZ, t TEXT, WATERMARK FOR ts)",
+        "CREATE STREAM d (k INT, since TIMESTAMP, WATERMARK FOR since)",
+        "CREATE TABLE p (k INT, since TIMESTAMP)",
+        "CREATE VIEW latest AS SELECT k, since FROM \
+         (SELECT *, row_number() OVER (PARTITION BY k ORDER BY since DESC) AS n FROM d) WHERE n = 1",
+        "CREATE MATERIALIZED VIEW windows AS SELECT window_start, window_end, k FROM TUMBLE(d, since, INTERVAL '1 minute')",
+    ] {
+        run(&engine, sql).await;
+    }
+    let cases = [
+        ("a JOIN p FOR SYSTEM_TIME AS OF a.ts ON a.k = p.k", "0A000", "bounded by a watermark", "p FOR"),
+        ("a JOIN latest FOR SYSTEM_TIME AS OF a.ts ON a.k = latest.k", "0A000", "does not just pick", "latest FOR"),
+        ("a JOIN windows FOR SYSTEM_TIME AS OF a.ts w ON a.k = w.k", "0A000", "several", "windows FOR"),
+        ("a JOIN d FOR SYSTEM_TIME AS OF d.since ON a.k = d.k", "42P10", "no column of the left side", "SYSTEM_TIME"),
+        (
+            "a JOIN d FOR SYSTEM_TIME AS OF '2026-01-01' ON a.k = d.k",
+            "42P10",
+            "no column of the left side",
+            "SYSTEM_TIME",
+        ),
+        ("a JOIN d FOR SYSTEM_TIME AS OF now() ON a.k = d.k", "42P10", "no column of the left side", "SYSTEM_TIME"),
+        ("a JOIN d FOR SYSTEM_TIME AS OF a.tz ON a.k = d.k", "42804", "timestamp with time zone", "SYSTEM_TIME"),
+        ("a JOIN d FOR SYSTEM_TIME AS OF a.t ON a.k = d.k", "42804", "text", "SYSTEM_TIME"),
+        ("a JOIN d FOR SYSTEM_TIME AS OF a.k ON a.k = d.k", "42804", "integer", "SYSTEM_TIME"),
+        ("a RIGHT JOIN d FOR SYSTEM_TIME AS OF a.ts ON a.k = d.k", "0A000", "LEFT joins only", "SYSTEM_TIME"),
+        ("a FULL JOIN d FOR SYSTEM_TIME AS OF a.ts ON a.k = d.k", "0A000", "LEFT joins only", "SYSTEM_TIME"),
+        ("a JOIN d FOR SYSTEM_TIME AS OF a.ts USING (k)", "0A000", "needs an ON", "SYSTEM_TIME"),
+        ("a JOIN d FOR SYSTEM_TIME AS OF a.ts ON true", "0A000", "equalities", "SYSTEM_TIME"),
+        ("a JOIN d FOR SYSTEM_TIME AS OF a.ts ON a.k = d.k AND d.k > 1", "0A000", "equalities", "SYSTEM_TIME"),
+        ("d FOR SYSTEM_TIME AS OF now()", "0A000", "another time", "SYSTEM_TIME"),
+    ];
+    for (from, code, what, at) in cases {
+        for text in [format!("SELECT 1 FROM {from}"), format!("CREATE MATERIALIZED VIEW v AS SELECT 1 FROM {from}")] {
+            let e = engine.execute(&text).await.expect_err(&text);
+            assert!(e.code.0 == code && e.message.contains(what), "{text}: {} {e}", e.code.0);
+            assert!(e.hint.is_some(), "{text}: {e:?}");
+            assert_eq!(e.position, text.find(at).map(|at| at + 1), "{text}: {e}");
+        }
+    }
+    let with = "WITH d AS (SELECT * FROM d) SELECT 1 FROM a JOIN d FOR SYSTEM_TIME AS OF a.ts ON a.k = d.k";
+    let e = engine.execute(with).await.expect_err("is refused");
+    assert!(e.code.0 == "0A000" && e.hint.is_some_and(|h| h.contains("CREATE VIEW")), "{}", e.message);
+    let missing = "SELECT 1 FROM a JOIN nothing FOR SYSTEM_TIME AS OF a.ts ON a.k = nothing.k";
+    assert_eq!(engine.execute(missing).await.expect_err("is not there").code.0, "42P01");
+    engine.shutdown().await.expect("stops");
+}

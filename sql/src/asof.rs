@@ -3,6 +3,8 @@
 //! - The parser reads both ways of writing one as a join that is marked ([`crate::parse`]); the comparison of times
 //!   goes to the planner as the argument of a function that does nothing ([`marker`]), so that names and types are
 //!   resolved as in any join.
+//! - `JOIN d FOR SYSTEM_TIME AS OF a.ts` is one whose partner is the latest version of `d`, see
+//!   [`crate::session`]; the two times go to the planner apart, in [`version_marker`], so that they are compared as they are.
 //! - After type coercion [`FindAsOf`] makes an [`AsOf`] of such a join. A view has an operator for that; a SELECT runs
 //!   [`exec::AsOfExec`].
 //! - Of right rows of one time the first counts, in the order of all columns of the right side, ascending, NULLs first.
@@ -31,25 +33,36 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::error::SqlError;
+use crate::error::{SqlError, SqlState};
 pub(crate) use crate::plan::AsOfCompare;
+use crate::types::display_name;
 
 /// Name of the function around the comparison of times.
 pub(crate) const MARKER: &str = "__asof";
 
+/// Name of the function around the times of a join FOR SYSTEM_TIME AS OF: of the left row, and of the version.
+pub(crate) const VERSION_MARKER: &str = "__version";
+
 /// The function around the comparison of times in the condition of an ASOF join.
 pub(crate) fn marker() -> ScalarUDF {
-    ScalarUDF::from(Marker { signature: Signature::exact(vec![DataType::Boolean], Volatility::Immutable) })
+    let signature = Signature::exact(vec![DataType::Boolean], Volatility::Immutable);
+    ScalarUDF::from(Marker { name: MARKER, signature })
+}
+
+/// The function around the times of a join FOR SYSTEM_TIME AS OF.
+pub(crate) fn version_marker() -> ScalarUDF {
+    ScalarUDF::from(Marker { name: VERSION_MARKER, signature: Signature::any(2, Volatility::Immutable) })
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Marker {
+    name: &'static str,
     signature: Signature,
 }
 
 impl ScalarUDFImpl for Marker {
     fn name(&self) -> &str {
-        MARKER
+        self.name
     }
     fn signature(&self) -> &Signature {
         &self.signature
@@ -58,7 +71,10 @@ impl ScalarUDFImpl for Marker {
         Ok(DataType::Boolean)
     }
     fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        Err(refused("MATCH_CONDITION belongs to an ASOF JOIN"))
+        Err(refused(match self.name {
+            VERSION_MARKER => "FOR SYSTEM_TIME AS OF belongs to the right side of a join",
+            _ => "MATCH_CONDITION belongs to an ASOF JOIN",
+        }))
     }
 }
 
@@ -66,11 +82,66 @@ fn refused(what: impl Into<String>) -> DataFusionError {
     DataFusionError::External(Box::new(SqlError::unsupported(what)))
 }
 
-fn refused_condition(what: impl Into<String>) -> DataFusionError {
-    let error = SqlError::unsupported(what).hint(
-        "Write a.k = b.k AND a.ts >= b.ts; conditions on one side go into a subquery: (SELECT .. WHERE ..) AS b.",
-    );
+fn wrong(error: SqlError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
+}
+
+/// The times that a marked join goes by, as it is written.
+enum Marked<'a> {
+    /// The comparison of an ASOF join.
+    Compared(&'a Expr),
+    /// The times of the left row and of the version.
+    Versions(&'a Expr, &'a Expr),
+}
+
+impl<'a> Marked<'a> {
+    fn of(e: &'a Expr) -> Option<Self> {
+        let Expr::ScalarFunction(f) = e else { return None };
+        match (f.func.name(), f.args.as_slice()) {
+            (MARKER, [comparison]) => Some(Self::Compared(comparison)),
+            (VERSION_MARKER, [left, version]) => Some(Self::Versions(left, version)),
+            _ => None,
+        }
+    }
+
+    /// As errors call such a join.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Compared(_) => "an ASOF JOIN",
+            Self::Versions(..) => "a join with FOR SYSTEM_TIME AS OF",
+        }
+    }
+
+    fn refused(&self, what: String) -> DataFusionError {
+        wrong(SqlError::unsupported(what).hint(match self {
+            Self::Compared(_) => {
+                "Write a.k = b.k AND a.ts >= b.ts; conditions on one side go into a subquery: (SELECT .. WHERE ..) AS b."
+            }
+            Self::Versions(..) => {
+                "Write .. JOIN d FOR SYSTEM_TIME AS OF a.ts ON a.k = d.k; other conditions go into WHERE, or into a view d."
+            }
+        }))
+    }
+
+    /// The times of both sides, and how they are compared.
+    fn times(&self, sides: &Sides<'_>) -> Result<(Expr, AsOfCompare, Expr)> {
+        match self {
+            Self::Compared(e) => {
+                let Some((l, op, r)) = sides.comparison(e)? else {
+                    let what = "an ASOF JOIN compares a column of each side with >=, >, <= or <";
+                    return Err(self.refused(what.into()));
+                };
+                let Some(compare) = AsOfCompare::of(op) else {
+                    return Err(self.refused("an ASOF JOIN compares times with >=, >, <= or <".into()));
+                };
+                Ok((l, compare, r))
+            }
+            Self::Versions(l, r) => {
+                let (l, r) = sides.versions(l, r)?;
+                Ok((l, AsOfCompare::GtEq, r))
+            }
+        }
+    }
 }
 
 /// An ASOF join. Its columns are the left ones, then the right ones.
@@ -102,11 +173,7 @@ impl AsOf {
     fn of_join(join: &Join) -> Result<Option<Self>> {
         let Some(filter) = &join.filter else { return Ok(None) };
         let conjuncts = split_conjunction(filter);
-        let marked = conjuncts.iter().find_map(|e| match e {
-            Expr::ScalarFunction(f) if f.func.name() == MARKER => f.args.first(),
-            _ => None,
-        });
-        let Some(marked) = marked else { return Ok(None) };
+        let Some(marked) = conjuncts.iter().copied().find_map(Marked::of) else { return Ok(None) };
         let outer = match join.join_type {
             JoinType::Inner => false,
             JoinType::Left => true,
@@ -118,25 +185,20 @@ impl AsOf {
             return Err(refused("LATERAL in an ASOF JOIN is not supported"));
         }
         let sides = Sides { left: join.left.schema(), right: join.right.schema() };
-        let Some((l, op, r)) = sides.comparison(marked)? else {
-            return Err(refused_condition("an ASOF JOIN compares a column of each side with >=, >, <= or <"));
-        };
-        let Some(compare) = AsOfCompare::of(op) else {
-            return Err(refused_condition("an ASOF JOIN compares times with >=, >, <= or <"));
-        };
+        let (l, compare, r) = marked.times(&sides)?;
         let mut on = Vec::new();
-        for e in conjuncts {
-            match e {
-                Expr::ScalarFunction(f) if f.func.name() == MARKER => {}
-                e => match sides.comparison(e)? {
-                    Some((l, Operator::Eq, r)) => on.push((l, r)),
-                    _ => {
-                        return Err(refused_condition(
-                            "the condition of an ASOF JOIN is equalities of both sides' columns, and one comparison",
-                        ));
-                    }
-                },
+        for e in conjuncts.into_iter().filter(|e| Marked::of(e).is_none()) {
+            match sides.comparison(e)? {
+                Some((l, Operator::Eq, r)) => on.push((l, r)),
+                _ => {
+                    let one = if matches!(marked, Marked::Compared(_)) { ", and one comparison" } else { "" };
+                    let what = format!("the condition of {} is equalities of both sides' columns{one}", marked.name());
+                    return Err(marked.refused(what));
+                }
             }
+        }
+        if on.is_empty() && matches!(marked, Marked::Versions(..)) {
+            return Err(marked.refused(format!("{} needs an equality of both sides in ON", marked.name())));
         }
         Ok(Some(Self {
             left: Arc::clone(&join.left),
@@ -156,15 +218,60 @@ struct Sides<'a> {
     right: &'a DFSchema,
 }
 
+/// True if the expression has columns, all of them of this side.
+fn belongs(e: &Expr, schema: &DFSchema) -> bool {
+    let columns = e.column_refs();
+    !columns.is_empty() && columns.iter().all(|c| schema.has_column(c))
+}
+
 impl Sides<'_> {
+    /// The times of a left row and of a version, in one type.
+    fn versions(&self, l: &Expr, r: &Expr) -> Result<(Expr, Expr)> {
+        if !belongs(l, self.left) {
+            let what = "the time of FOR SYSTEM_TIME AS OF is no column of the left side";
+            return Err(wrong(
+                SqlError::new(SqlState::INVALID_COLUMN_REFERENCE, what)
+                    .hint("Write a JOIN d FOR SYSTEM_TIME AS OF a.ts ON a.k = d.k, with a time column ts of a."),
+            ));
+        }
+        if !belongs(r, self.right) {
+            return Err(wrong(SqlError::internal("the time of a version is not in its relation")));
+        }
+        let (of_left, of_right) = (l.get_type(self.left)?, r.get_type(self.right)?);
+        let alike = match (&of_left, &of_right) {
+            (DataType::Timestamp(_, a), DataType::Timestamp(_, b)) => a.is_some() == b.is_some(),
+            _ => false,
+        };
+        if !alike {
+            let (of_left, of_right) = (display_name(&of_left), display_name(&of_right));
+            let what = format!(
+                "FOR SYSTEM_TIME AS OF {l}: it is of type {of_left}, and the time {r} of the versions of type {of_right}"
+            );
+            return Err(wrong(
+                SqlError::new(SqlState::DATATYPE_MISMATCH, what)
+                    .hint("Both must be TIMESTAMP, or both TIMESTAMPTZ. Convert one: AS OF a.ts AT TIME ZONE 'UTC'."),
+            ));
+        }
+        self.of_one_type((l.clone(), of_left), (r.clone(), of_right))
+    }
+
+    /// Casts the one to the type of the other.
+    fn of_one_type(&self, l: (Expr, DataType), r: (Expr, DataType)) -> Result<(Expr, Expr)> {
+        let ((l, of_left), (r, of_right)) = (l, r);
+        if of_left == of_right {
+            return Ok((l, r));
+        }
+        let Some(common) = comparison_coercion(&of_left, &of_right) else {
+            return Err(refused(format!("an ASOF JOIN cannot compare {of_left} with {of_right}")));
+        };
+        let to_common = |e: Expr, t: DataType| if t == common { e } else { cast(e, common.clone()) };
+        Ok((to_common(l, of_left), to_common(r, of_right)))
+    }
+
     /// (left, operator, right) of a comparison between both sides, in one type.
     fn comparison(&self, e: &Expr) -> Result<Option<(Expr, Operator, Expr)>> {
         let Expr::BinaryExpr(b) = e else { return Ok(None) };
-        let belongs = |e: &Expr, schema: &DFSchema| {
-            let columns = e.column_refs();
-            !columns.is_empty() && columns.iter().all(|c| schema.has_column(c))
-        };
-        let (mut l, op, mut r) = if belongs(&b.left, self.left) && belongs(&b.right, self.right) {
+        let (l, op, r) = if belongs(&b.left, self.left) && belongs(&b.right, self.right) {
             (b.left.as_ref().clone(), b.op, b.right.as_ref().clone())
         } else if belongs(&b.left, self.right) && belongs(&b.right, self.left) {
             let Some(op) = b.op.swap() else { return Ok(None) };
@@ -173,13 +280,7 @@ impl Sides<'_> {
             return Ok(None);
         };
         let (of_left, of_right) = (l.get_type(self.left)?, r.get_type(self.right)?);
-        if of_left != of_right {
-            let Some(common) = comparison_coercion(&of_left, &of_right) else {
-                return Err(refused(format!("an ASOF JOIN cannot compare {of_left} with {of_right}")));
-            };
-            l = if of_left == common { l } else { cast(l, common.clone()) };
-            r = if of_right == common { r } else { cast(r, common) };
-        }
+        let (l, r) = self.of_one_type((l, of_left), (r, of_right))?;
         Ok(Some((l, op, r)))
     }
 }
@@ -232,6 +333,15 @@ impl UserDefinedLogicalNodeCore for AsOf {
         let right = (0..self.right.schema().fields().len()).collect();
         Some(vec![left, right])
     }
+}
+
+/// Fails where a join FOR SYSTEM_TIME AS OF cannot be one. For plans whose types are not coerced yet: there the times are of
+/// the types they have.
+pub(crate) fn check_versions(join: &Join) -> Result<()> {
+    let marked = |filter: &Expr| {
+        split_conjunction(filter).into_iter().any(|e| matches!(Marked::of(e), Some(Marked::Versions(..))))
+    };
+    if join.filter.as_ref().is_some_and(marked) { AsOf::of_join(join).map(|_| ()) } else { Ok(()) }
 }
 
 /// Makes [`AsOf`]s of marked joins.

@@ -57,6 +57,7 @@ pub use data_errors::from_arrow;
 pub use errors::{from_datafusion, from_datafusion_in};
 pub use names::{visible, visible_schema};
 pub use numbers::plan_expression;
+pub use system_time::{VersionTime, VersionTimes};
 
 /// The catalog every session starts in.
 pub const CATALOG: &str = "millstream";
@@ -171,7 +172,7 @@ pub fn session_state_for_views() -> SessionState {
 pub async fn plan_query(state: &SessionState, query: &ast::Query, text: &str) -> Result<LogicalPlan> {
     let mut query = query.clone();
     window_tvf::rewrite(&mut query, text)?;
-    system_time::rewrite(&mut query, text)?;
+    system_time::rewrite(&mut query, state, text).await?;
     unsupported::check_syntax(&query)?;
     let casts = recursion::check(&mut query, state, text)?;
     // Names are those of the text: they are given before it is rewritten.
@@ -202,6 +203,7 @@ async fn plan_named(state: &SessionState, mut query: ast::Query, text: &str) -> 
     let plan = state.statement_to_plan(statement).await;
     let plan = plan.map_err(|e| from_datafusion_in(e, text, &relation_names(state)))?;
     window_tvf::check_gaps(&plan)?;
+    system_time::check(&plan, text)?;
     Ok(plan)
 }
 

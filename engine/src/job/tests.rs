@@ -138,6 +138,21 @@ const FORGETFUL: &[&str] = &[
      ON w.window_start = v.window_start",
 ];
 
+/// ASOF joins. With `>=` and `>` the last right row of each key stays.
+const LATEST: &[&str] = &[
+    "SELECT a.ts, a.x, b.x AS y FROM a JOIN b ON __asof(a.ts >= b.ts) AND a.k = b.k",
+    "SELECT a.ts, a.x, b.x AS y FROM a LEFT JOIN b ON __asof(a.ts > b.ts) AND a.k = b.k",
+    "SELECT a.x, b.x AS y FROM a LEFT JOIN b ON __asof(a.ts + INTERVAL '2 seconds' >= b.ts) AND a.k = b.k",
+    "SELECT w.window_start, w.n, b.x FROM (SELECT window_start, k, count(*) AS n FROM TUMBLE(a, ts, INTERVAL '5 seconds') \
+     GROUP BY 1, 2) w LEFT JOIN b ON __asof(w.window_start >= b.ts) AND w.k = b.k",
+];
+
+/// With `<=` and `<` left rows without a partner stay, too.
+const EARLIEST: &[&str] = &[
+    "SELECT a.ts, a.x, b.ts AS t, b.x AS y FROM a LEFT JOIN b ON __asof(a.ts <= b.ts) AND a.k = b.k",
+    "SELECT a.ts, a.x, b.ts AS t, b.x AS y FROM a JOIN b ON __asof(a.ts < b.ts) AND a.k = b.k",
+];
+
 /// Random changes of both relations that keep the promise that nothing before `bound` changes.
 fn changes(r: &mut Random, live: &mut [BTreeMap<Row, i64>; 2], bound: i64) -> HashMap<RelationId, Vec<ZBatch>> {
     let mut inputs = HashMap::new();
@@ -165,8 +180,20 @@ fn changes(r: &mut Random, live: &mut [BTreeMap<Row, i64>; 2], bound: i64) -> Ha
 
 #[test]
 fn forgetting_what_is_behind_the_watermark_shows_nowhere() {
+    forgetful(FORGETFUL, Some(0));
+}
+
+#[test]
+fn asof_joins_forget_what_no_later_row_can_reach() {
+    // Of two keys, in one operator.
+    forgetful(LATEST, Some(2));
+    forgetful(EARLIEST, None);
+}
+
+/// `left`: how many rows of an operator may stay at the end.
+fn forgetful(queries: &[&str], left: Option<usize>) {
     let state = session();
-    for (n, sql) in FORGETFUL.iter().enumerate() {
+    for (n, sql) in queries.iter().enumerate() {
         let plan = plan(&state, sql);
         for shards in [1, 3] {
             let mut r = Random(n as u64 * 31 + shards as u64);
@@ -191,14 +218,17 @@ fn forgetting_what_is_behind_the_watermark_shows_nowhere() {
                 }
             }
             assert!(without.operator_rows() > 5, "{sql}: the other one keeps it all");
-            let kept: Vec<String> = with
-                .job
-                .shards
-                .iter()
-                .flat_map(|s| s.ops.iter().zip(&plan.nodes))
-                .filter_map(|(op, node)| Some((op.as_ref()?.stats().rows, node)))
-                .filter(|(rows, _)| *rows > 0)
-                .map(|(rows, node)| format!("{rows} rows in {:?}", node.op))
+            let Some(left) = left else { continue };
+            let mut rows: BTreeMap<usize, usize> = BTreeMap::new();
+            for s in &with.job.shards {
+                for (i, op) in s.ops.iter().enumerate() {
+                    *rows.entry(i).or_default() += op.as_ref().map_or(0, |op| op.stats().rows);
+                }
+            }
+            let kept: Vec<String> = rows
+                .into_iter()
+                .filter(|(_, rows)| *rows > left)
+                .map(|(i, rows)| format!("{rows} rows in {:?}", plan.nodes[i].op))
                 .collect();
             assert!(kept.is_empty(), "{sql}, {shards} shards, of {}: {kept:#?}", without.operator_rows());
         }

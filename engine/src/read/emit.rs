@@ -1,8 +1,10 @@
 //! EMIT clauses of views: which streams' time they go by, and where late rows go.
 
+use datafusion::common::TableReference;
 use millstream_sql::plan::emit::{LateInput, interval_micros, with_emit, with_lateness};
-use millstream_sql::plan::time::{Bounds, TimeRules};
+use millstream_sql::plan::time::{Bound, Bounds, TimeRules};
 use millstream_sql::plan::{IncPlan, RelationId};
+use millstream_sql::session::VersionTime;
 use millstream_sql::statement::{CreateView, Emit, EmitClause};
 
 use super::ddl::ViewPlan;
@@ -44,6 +46,21 @@ pub(crate) fn time_columns(catalog: &Catalog, id: RelationId) -> Bounds {
         },
         _ if r.meta.watermark.is_some() || r.meta.late_of.is_some() => bounds_of(r, Some(0)),
         _ => Bounds::new(),
+    }
+}
+
+/// The column from whose time on a row of a relation is in force, until the next one of its key.
+pub(super) fn version_time(catalog: &Catalog, name: &TableReference) -> VersionTime {
+    let Some(relation) = catalog.find(name.schema(), name.table()) else { return VersionTime::Unknown };
+    if relation.meta.late_of.is_some() {
+        return VersionTime::Unknown;
+    }
+    let bounds = time_columns(catalog, relation.id);
+    let mut columns = bounds.iter().enumerate().filter(|(_, b)| matches!(b, Some(Bound::At(_)))).map(|(i, _)| i);
+    match (columns.next(), columns.next()) {
+        (Some(one), None) => VersionTime::Column(one),
+        (Some(_), Some(_)) => VersionTime::Several,
+        (None, _) => VersionTime::Unknown,
     }
 }
 

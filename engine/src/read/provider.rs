@@ -22,6 +22,7 @@ use datafusion::physical_plan::streaming::PartitionStream;
 use futures::StreamExt as _;
 use millstream_connectors::{ErrorKind, Positions, Source, SourceEvent};
 use millstream_sql::plan::{ChangelogKind, RelationId};
+use millstream_sql::session::VersionTimes;
 use parking_lot::Mutex;
 
 use crate::catalog::{Body, Catalog, Meta, Relation, SYSTEM_SCHEMA, USER_SCHEMA};
@@ -399,9 +400,12 @@ pub(crate) fn with_relations(
     }
     let catalogs = datafusion::catalog::MemoryCatalogProviderList::new();
     datafusion::catalog::CatalogProviderList::register_catalog(&catalogs, CATALOG.into(), Arc::new(provider));
-    datafusion::execution::SessionStateBuilder::new_from_existing(template.clone())
+    let mut state = datafusion::execution::SessionStateBuilder::new_from_existing(template.clone())
         .with_catalog_list(Arc::new(catalogs))
-        .build()
+        .build();
+    let times = VersionTimes(Arc::new(move |of| super::emit::version_time(&catalog, of)));
+    state.config_mut().set_extension(Arc::new(times));
+    state
 }
 
 /// What the plan builder asks about relations.

@@ -69,7 +69,7 @@ fn scalars() -> Vec<Arc<ScalarUDF>> {
         .chain(math::functions())
         .chain(text::functions())
         .chain([sign, ceil, cast::function(), opaque::function(), single_row(), crate::asof::marker()])
-        .chain([crate::arrival::marker()])
+        .chain([crate::arrival::marker(), crate::asof::version_marker()])
         .chain([canonical::function()])
         .map(Arc::new)
         .collect()

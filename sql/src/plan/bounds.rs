@@ -57,6 +57,9 @@ pub struct Bounds {
 }
 
 const FIX_JOIN: &str = "aggregate the stream before the join, or keep its rows in a table with a primary key";
+const FIX_AS_OF: &str = "declare a WATERMARK for the time of both sides";
+const FIX_AS_OF_EARLIEST: &str = "rows without a partner wait for one: compare with >= or >, and declare a WATERMARK for the \
+     time of both sides";
 const FIX_ALL: &str = "aggregate the stream first, or keep its rows in a table and DELETE old ones";
 const FIX_VALUES: &str = "aggregate the stream itself, where rows only arrive";
 const FIX_VIEW: &str = "aggregate, or CREATE VIEW, which keeps nothing";
@@ -79,6 +82,12 @@ fn forgets(plan: &IncPlan, node: &IncNode, time: &NodeTime) -> Option<String> {
     let mut names = names.into_iter().collect::<Option<Vec<_>>>()?;
     names.dedup();
     (!names.is_empty()).then(|| names.join(" and "))
+}
+
+/// The name of a column of an input.
+fn name_of(plan: &IncPlan, node: &IncNode, port: usize, column: usize) -> String {
+    let schema = node.inputs.get(port).map(|n| &plan.node(*n).schema);
+    schema.and_then(|s| s.fields().get(column)).map_or_else(|| "?".into(), |f| f.name().clone())
 }
 
 /// Analyses a plan.
@@ -128,7 +137,40 @@ pub fn bounds(plan: &IncPlan, inputs: &Inputs<'_>) -> Bounds {
                 (growth.clone(), kept(growth, FIX_ALL))
             }
             IncOp::ArrivalJoin { .. } => (input(0), kept(input(1), FIX_JOIN)),
-            IncOp::Join { .. } | IncOp::AsOf { .. } => (worst(), kept(worst(), FIX_JOIN)),
+            IncOp::Join { .. } => (worst(), kept(worst(), FIX_JOIN)),
+            IncOp::AsOf { on, time, compare, .. } => {
+                let bounded = |port: usize, c: usize| {
+                    let bound = times.get(i).and_then(|t| t.forget.get(port)?.get(c).copied().flatten());
+                    matches!(bound, Some(Bound::At(_)))
+                };
+                let of_key = on.iter().any(|(l, _)| bounded(0, *l));
+                let (l, r) = (bounded(0, time.0), bounded(1, time.1));
+                let state = match (of_key, compare.latest()) {
+                    (true, _) => kept(worst(), FIX_AS_OF),
+                    (false, true) if l && r => {
+                        let name = |port: usize, c: usize| name_of(plan, node, port, c);
+                        let by = format!(
+                            "the watermark: what has an older {} or {} is forgotten, but for the last row of the right side",
+                            name(0, time.0),
+                            name(1, time.1)
+                        );
+                        let key: Vec<String> = on.iter().map(|(_, r)| name(1, *r)).collect();
+                        let growth = match key.is_empty() {
+                            true => Growth::Bounded(by),
+                            false => Growth::Keyed(format!("({}), and by {by} of each", key.join(", "))),
+                        };
+                        Some(StateBound { growth, fix: None })
+                    }
+                    (false, latest) => {
+                        // Left rows go alone where the right side has a watermark, and are never taken back.
+                        let growth = if latest && l { input(1) } else { worst() };
+                        let fix = if latest { FIX_AS_OF } else { FIX_AS_OF_EARLIEST };
+                        let fix = matches!(growth, Growth::Unbounded(_)).then_some(fix);
+                        Some(StateBound { growth, fix })
+                    }
+                };
+                (worst(), state)
+            }
             IncOp::Aggregate { keys, aggs } => {
                 let out = if keys.is_empty() { Growth::Bounded("one row".into()) } else { by_key(names(keys)) };
                 let append = node.inputs.first().is_some_and(|n| plan.node(*n).kind == ChangelogKind::Append);

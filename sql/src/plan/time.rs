@@ -11,6 +11,7 @@
 //! The idea is that of watermark derivation in RisingWave's planner and of Li et al., "Out-of-order processing" (VLDB 2008);
 //! evaluating the query's own expressions on the bound is ours.
 
+mod as_of;
 mod linear;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 
+use self::as_of::AsOfRule;
 pub(super) use self::linear::interval_micros;
 use self::linear::{Floor, floors, linear, monotone};
 use super::{IncNode, IncOp, IncPlan, JoinKind, PlanExpr, RelationId};
@@ -65,7 +67,8 @@ pub struct NodeTime {
     pub columns: Bounds,
     /// By input: rows in which a column is smaller than its bound here change nothing any more, so the operator may forget
     /// what it keeps of them. Empty where nothing can be forgotten. Of sessions: it may forget those that end at the bound
-    /// or before.
+    /// or before. Of ASOF joins: of the rows before the bound of their time those that no
+    /// later change can reach, see `as_of`.
     pub forget: Vec<Bounds>,
 }
 
@@ -114,6 +117,7 @@ enum NodeRule {
         right: usize,
         floors: Vec<Floor>,
     },
+    AsOf(AsOfRule),
     /// Later rows are in sessions that end after the bound of their time.
     Session {
         width: usize,
@@ -226,10 +230,10 @@ fn rule(plan: &IncPlan, node: &IncNode) -> datafusion::common::Result<NodeRule> 
             NodeRule::Session { width, partition: partition.clone(), time: *time, step: i64::from(!fine) }
         }
         IncOp::Emit { column, .. } => NodeRule::Held { width, column: *column },
-        // A right row gives a left row of any age another partner.
-        IncOp::AsOf { .. } | IncOp::Recompute { keys: None, .. } | IncOp::Recursive { .. } => {
-            NodeRule::Nothing { width }
+        IncOp::AsOf { on, time, compare, outer } => {
+            NodeRule::AsOf(AsOfRule::new(plan, &node.inputs, on, *time, compare.latest(), *outer))
         }
+        IncOp::Recompute { keys: None, .. } | IncOp::Recursive { .. } => NodeRule::Nothing { width },
         // A row may come back, or go, whenever the clock says so.
         IncOp::TemporalFilter { .. } => NodeRule::Nothing { width },
         IncOp::ArrivalJoin { .. } => NodeRule::First { width },
@@ -347,6 +351,7 @@ impl NodeRule {
                 NodeTime { columns, forget }
             }
             Self::Join { kind, left, right, floors } => join(*kind, *left, *right, floors, inputs),
+            Self::AsOf(rule) => rule.apply(inputs),
             Self::Session { width, partition, time, step } => {
                 let given = inputs[0];
                 let mut columns: Bounds = vec![None; *width];
@@ -378,13 +383,18 @@ impl NodeRule {
     }
 }
 
+/// True of an input without later changes.
+fn quiet(input: &Bounds) -> bool {
+    !input.is_empty() && input.iter().all(|b| *b == Some(Bound::Never))
+}
+
 /// A later pair has a later row of one side at least; the other may be an old one, which the condition bounds.
 fn join(kind: JoinKind, left: usize, right: usize, floors: &[Floor], inputs: &[&Bounds]) -> NodeTime {
     let own = |c: usize| match c.checked_sub(left) {
         None => inputs[0].get(c).copied().flatten(),
         Some(r) => inputs[1].get(r).copied().flatten(),
     };
-    let quiet = |side: usize| !inputs[side].is_empty() && inputs[side].iter().all(|b| *b == Some(Bound::Never));
+    let quiet = |side: usize| quiet(inputs[side]);
     let bounds: Bounds = (0..left + right)
         .map(|c| {
             let other_quiet = quiet(usize::from(c < left));

@@ -1,28 +1,60 @@
 //! `a JOIN d FOR SYSTEM_TIME AS OF t ON ..`: the version of `d` that belongs to a row of `a`.
 //!
-//! `PROCTIME()`, the version when the row arrives, is a marked join, see [`crate::arrival`].
+//! - `PROCTIME()`, the version when the row arrives, is a marked join, see [`crate::arrival`].
+//! - `a.ts`, the version of that time, is an ASOF join with the latest row of `d` that is not later, see [`crate::asof`].
+//!   What the time of a row of `d` is say its watermark and [`versions`].
+
+mod versions;
 
 use std::ops::ControlFlow;
 
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
 use sqlparser::ast::{
-    self, Expr, JoinConstraint, JoinOperator, Query, Select, TableFactor, TableVersion, TableWithJoins, VisitMut,
-    VisitorMut,
+    self, Expr, Ident, JoinConstraint, JoinOperator, Query, Select, Spanned as _, TableFactor, TableVersion,
+    TableWithJoins, VisitMut, VisitorMut,
 };
 
-use super::errors::find_word;
-use crate::arrival;
+use self::versions::Versions;
+pub use self::versions::{VersionTime, VersionTimes};
+use super::errors::{convert, find_word};
 use crate::error::{Result, SqlError};
+use crate::span::char_position;
+use crate::{arrival, asof};
 
 /// Rewrites every such join of the query.
-pub(super) fn rewrite(query: &mut Query, text: &str) -> Result<()> {
-    match query.visit(&mut Rewriter { text }) {
+pub(super) async fn rewrite(query: &mut Query, state: &SessionState, text: &str) -> Result<()> {
+    let versions = Versions::of(query, state).await?;
+    match query.visit(&mut Rewriter { text, versions: &versions }) {
         ControlFlow::Break(e) => Err(e),
         ControlFlow::Continue(()) => Ok(()),
     }
 }
 
+/// Refuses the joins with versions that cannot be made, in a plan whose types are not coerced yet.
+pub(super) fn check(plan: &LogicalPlan, text: &str) -> Result<()> {
+    let mut found = Ok(());
+    let visited = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::Join(join) = node {
+            found = asof::check_versions(join);
+        }
+        Ok(if found.is_err() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    visited.and(found).map_err(|e| placed(convert(&e, text, &[]), text))
+}
+
+/// With the place of the clause, if it has none.
+fn placed(e: SqlError, text: &str) -> SqlError {
+    match (e.position, find_word(text, "system_time")) {
+        (None, Some(at)) => e.at(at),
+        _ => e,
+    }
+}
+
 struct Rewriter<'a> {
     text: &'a str,
+    versions: &'a Versions,
 }
 
 impl VisitorMut for Rewriter<'_> {
@@ -61,13 +93,12 @@ impl Rewriter<'_> {
     }
 
     fn join(&self, join: &mut ast::Join) -> Result<()> {
-        let TableFactor::Table { version, .. } = &mut join.relation else { return Ok(()) };
+        let TableFactor::Table { name, alias, version, .. } = &mut join.relation else { return Ok(()) };
         let Some(TableVersion::ForSystemTimeAsOf(time)) = version else { return Ok(()) };
-        if !is_proctime(time) {
-            return Err(SqlError::unsupported(format!("FOR SYSTEM_TIME AS OF {time} is not supported"))
-                .hint("Use PROCTIME(), or an ASOF JOIN for the version of a time of the row."));
-        }
+        let time = time.clone();
         *version = None;
+        let by_arrival = is_proctime(&time);
+        let written = if by_arrival { "PROCTIME()" } else { "a.ts" };
         let (JoinOperator::Join(on) | JoinOperator::Inner(on) | JoinOperator::Left(on) | JoinOperator::LeftOuter(on)) =
             &mut join.join_operator
         else {
@@ -76,35 +107,59 @@ impl Rewriter<'_> {
         };
         let JoinConstraint::On(condition) = on else {
             return Err(SqlError::unsupported("a join with FOR SYSTEM_TIME AS OF needs an ON")
-                .hint("Write .. JOIN d FOR SYSTEM_TIME AS OF PROCTIME() ON a.k = d.k."));
+                .hint(format!("Write .. JOIN d FOR SYSTEM_TIME AS OF {written} ON a.k = d.k.")));
         };
-        let marker = Expr::Function(ast::Function {
-            name: ast::ObjectName::from(vec![ast::Ident::new(arrival::MARKER)]),
-            uses_odbc_syntax: false,
-            parameters: ast::FunctionArguments::None,
-            args: ast::FunctionArguments::List(ast::FunctionArgumentList {
-                duplicate_treatment: None,
-                args: Vec::new(),
-                clauses: Vec::new(),
-            }),
-            filter: None,
-            null_treatment: None,
-            over: None,
-            within_group: Vec::new(),
-        });
+        let marker = match by_arrival {
+            true => call(arrival::MARKER, Vec::new()),
+            false => {
+                let at = |e: SqlError| match char_position(self.text, name.span().start) {
+                    Some(at) => e.at(at),
+                    None => e,
+                };
+                // Of what is not there planning says more.
+                let Some(column) = self.versions.column(name).map_err(at)? else { return Ok(()) };
+                call(asof::VERSION_MARKER, vec![time, column_of(name, alias.as_ref(), column)])
+            }
+        };
         let written = Box::new(Expr::Nested(Box::new(condition.clone())));
         *condition = Expr::BinaryOp { left: Box::new(marker), op: ast::BinaryOperator::And, right: written };
         Ok(())
     }
 
     fn placed(&self, e: SqlError) -> SqlError {
-        match (e.position, find_word(self.text, "system_time")) {
-            (None, Some(at)) => e.at(at),
-            _ => e,
-        }
+        placed(e, self.text)
     }
 }
 
+/// A column of a relation of FROM, by the name that it has there.
+fn column_of(name: &ast::ObjectName, alias: Option<&ast::TableAlias>, column: &versions::Column) -> Expr {
+    let own = || Ident::with_quote('"', column.name.clone());
+    let parts = match alias {
+        Some(a) => vec![a.name.clone(), a.columns.get(column.position).map_or_else(own, |c| c.name.clone())],
+        None => name.0.iter().filter_map(|p| p.as_ident().cloned()).chain([own()]).collect(),
+    };
+    Expr::CompoundIdentifier(parts)
+}
+
+fn call(function: &str, args: Vec<Expr>) -> Expr {
+    let args = args.into_iter().map(|e| ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e))).collect();
+    Expr::Function(ast::Function {
+        name: ast::ObjectName::from(vec![Ident::new(function)]),
+        uses_odbc_syntax: false,
+        parameters: ast::FunctionArguments::None,
+        args: ast::FunctionArguments::List(ast::FunctionArgumentList {
+            duplicate_treatment: None,
+            args,
+            clauses: Vec::new(),
+        }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+/// True of the time when a row arrives.
 fn is_proctime(e: &Expr) -> bool {
     let Expr::Function(f) = e else { return false };
     let none = match &f.args {

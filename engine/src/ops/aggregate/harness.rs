@@ -107,6 +107,11 @@ impl Rig {
         self.output.retain(|_, w| *w != 0);
     }
 
+    /// What changed since the last freeze, stored nowhere.
+    pub fn freeze(&mut self) -> Vec<SlotDelta> {
+        self.ops.iter_mut().flat_map(|op| op.freeze().expect("freezes")).collect()
+    }
+
     /// Freezes what changed.
     pub fn checkpoint(&mut self) {
         for (op, stored) in self.ops.iter_mut().zip(&mut self.stored) {

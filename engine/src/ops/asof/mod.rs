@@ -8,28 +8,29 @@
 //!   next right row; they all have one partner afterwards.
 //! * A right row is there if its weight is more than zero; left rows count with their weight, whatever it is.
 //! * NULL in a key or a time matches nothing: such left rows go straight to the output, if at all.
+//! * What no later change can reach is forgotten, see [`forget`].
 
+mod forget;
+mod side;
 mod store;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array, new_null_array};
-use arrow::buffer::NullBuffer;
-use arrow::compute::{self, SortOptions};
-use arrow::datatypes::{Field, Schema, SchemaRef};
-use arrow::row::{RowConverter, Rows, SortField};
+use arrow::compute;
+use arrow::datatypes::SchemaRef;
 use millstream_sql::plan::AsOfCompare;
 
+use self::forget::{Due, Dues};
+use self::side::Side;
 use super::eval::{OutputSchema, conform, emit_chunked};
 use super::{DeltaOp, Emit, Shard, SlotDelta, StateStats, TickCx};
 use crate::error::{Error, Result, ResultExt as _};
 use crate::state::keyed::KeyedState;
-use crate::state::keyed::code::{canonical, plain_type};
-use crate::state::rows::DecodeRows as _;
 use crate::zset::{Weights, ZBatch};
 
 type Key = Arc<[u8]>;
@@ -51,24 +52,8 @@ pub struct AsOfOp {
     touched: Vec<u32>,
     /// Left rows of this tick that cannot have a partner.
     alone: Vec<ZBatch>,
-}
-
-/// One input.
-struct Side {
-    columns: OutputSchema,
-    /// Its columns without encodings such as dictionaries.
-    plain: SchemaRef,
-    key: Vec<usize>,
-    time: usize,
-    /// The time, then the row.
-    rows: RowConverter,
-    times: RowConverter,
-    live: usize,
-    bytes: usize,
-    /// Rows whose weight changed since the last freeze.
-    dirty: HashSet<Key>,
-    frozen: usize,
-    dump_all: bool,
+    /// Where something will be forgotten next; `None` before anything was promised.
+    dues: Option<Dues>,
 }
 
 /// Rows of one key.
@@ -79,6 +64,8 @@ struct Group {
     /// Rows that changed in this tick.
     changed: [Vec<Key>; 2],
     touched: bool,
+    /// As [`Dues`] has it.
+    due: Due,
 }
 
 struct Left {
@@ -89,6 +76,8 @@ struct Left {
     out: i64,
     partner: Option<Key>,
     changed: bool,
+    /// A freeze has put it into the store.
+    stored: bool,
 }
 
 struct Right {
@@ -97,6 +86,7 @@ struct Right {
     /// Weight before this tick.
     before: i64,
     changed: bool,
+    stored: bool,
 }
 
 /// A row of output.
@@ -144,6 +134,7 @@ impl AsOfOp {
             groups: Vec::new(),
             touched: Vec::new(),
             alone: Vec::new(),
+            dues: None,
         })
     }
 
@@ -168,9 +159,9 @@ impl AsOfOp {
                 times.push(key[..time].into());
             }
             if held.weight == 0 {
+                let stored = held.stored;
                 group.right.remove(&key);
-                self.sides[RIGHT].live -= 1;
-                self.sides[RIGHT].bytes -= key.len();
+                self.sides[RIGHT].removed(key, stored);
             }
         }
         times.sort_unstable();
@@ -217,9 +208,8 @@ impl AsOfOp {
             }
         }
         for key in gone {
-            if group.left.remove(&key).is_some() {
-                self.sides[LEFT].live -= 1;
-                self.sides[LEFT].bytes -= key.len();
+            if let Some(held) = group.left.remove(&key) {
+                self.sides[LEFT].removed(key, held.stored);
             }
         }
     }
@@ -268,6 +258,7 @@ impl AsOfOp {
         emit_chunked(alone.with_rows(self.output.batch(columns, alone.len())?), chunk_rows, out)
     }
 
+    /// Frees the slots without rows.
     fn remove_empty(&mut self, slots: &[u32]) -> Result<()> {
         let empty = |s: &u32| {
             let group = &self.groups[*s as usize];
@@ -311,73 +302,6 @@ fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
     let mut out = prefix[..=last].to_vec();
     out[last] += 1;
     Some(out)
-}
-
-impl Side {
-    fn new(schema: SchemaRef, key: Vec<usize>, time: usize, latest: bool, backwards: bool) -> Result<Self> {
-        let columns = schema.fields().len();
-        if let Some(c) = key.iter().chain([&time]).find(|c| **c >= columns) {
-            return Err(Error::internal(format!("ASOF join over column {c} of {columns}")));
-        }
-        let plain: Vec<Field> =
-            schema.fields().iter().map(|f| Field::new(f.name(), plain_type(f.data_type()), true)).collect();
-        let by_time = || {
-            let options = SortOptions { descending: !latest, nulls_first: true };
-            SortField::new_with_options(plain[time].data_type().clone(), options)
-        };
-        let mut fields = vec![by_time()];
-        let options = SortOptions { descending: backwards, nulls_first: !backwards };
-        fields.extend(plain.iter().map(|f| SortField::new_with_options(f.data_type().clone(), options)));
-        Ok(Self {
-            columns: OutputSchema::new(schema).permissive(),
-            rows: RowConverter::new(fields).e()?,
-            times: RowConverter::new(vec![by_time()]).e()?,
-            plain: Arc::new(Schema::new(plain)),
-            key,
-            time,
-            live: 0,
-            bytes: 0,
-            dirty: HashSet::new(),
-            frozen: 0,
-            dump_all: false,
-        })
-    }
-
-    fn plain_columns(&self, columns: &[ArrayRef]) -> Result<Vec<ArrayRef>> {
-        let cast = |(c, f): (&ArrayRef, &Arc<Field>)| {
-            if c.data_type() == f.data_type() { Ok(c.clone()) } else { compute::cast(c, f.data_type()).e() }
-        };
-        columns.iter().zip(self.plain.fields()).map(cast).collect()
-    }
-
-    fn keys(&self, plain: &[ArrayRef]) -> Result<Vec<ArrayRef>> {
-        self.key.iter().map(|k| canonical(&plain[*k])).collect()
-    }
-
-    /// (bytes of the rows, bytes of their times).
-    fn encode(&self, plain: &[ArrayRef]) -> Result<(Rows, Rows)> {
-        let time = canonical(&plain[self.time])?;
-        let times = self.times.convert_columns(std::slice::from_ref(&time)).e()?;
-        let columns: Vec<ArrayRef> = std::iter::once(time).chain(plain.iter().cloned()).collect();
-        Ok((self.rows.convert_columns(&columns).e()?, times))
-    }
-
-    /// The (plain) rows of these keys.
-    fn decode<'k>(&self, keys: impl Iterator<Item = &'k Key>) -> Result<Vec<ArrayRef>> {
-        let parser = self.rows.parser();
-        let mut columns = self.rows.decode_rows(keys.map(|k| parser.parse(k)))?;
-        Ok(columns.split_off(1))
-    }
-
-    /// Rows without NULL in key and time, where there are others.
-    fn valid(&self, rows: &RecordBatch) -> Option<NullBuffer> {
-        let nulls = self
-            .key
-            .iter()
-            .chain([&self.time])
-            .fold(None, |nulls, c| NullBuffer::union(nulls.as_ref(), rows.column(*c).logical_nulls().as_ref()));
-        nulls.filter(|n| n.null_count() > 0)
-    }
 }
 
 impl DeltaOp for AsOfOp {
@@ -430,7 +354,9 @@ impl DeltaOp for AsOfOp {
             }
         }
         self.emit_chunks(&changes, cx.chunk_rows, out)?;
-        self.remove_empty(&touched)
+        self.note_dues(&touched);
+        self.remove_empty(&touched)?;
+        self.forget(cx)
     }
 
     fn freeze(&mut self) -> Result<Vec<SlotDelta>> {
@@ -472,20 +398,21 @@ impl Group {
             side.bytes += bytes.len();
             (Key::from(bytes), false)
         });
+        // A row that is gone may still have to go in the store.
+        let stored = !changed && !side.dirty.insert(key.clone());
         if port == LEFT {
-            let fresh = Left { time, weight: 0, out: 0, partner: None, changed: false };
+            let fresh = Left { time, weight: 0, out: 0, partner: None, changed: false, stored };
             let held = self.left.entry(key.clone()).or_insert(fresh);
             held.weight += weight;
             held.changed = true;
         } else {
-            let fresh = Right { time, weight: 0, before: 0, changed: false };
+            let fresh = Right { time, weight: 0, before: 0, changed: false, stored };
             let held = self.right.entry(key.clone()).or_insert(fresh);
             held.weight += weight;
             held.changed = true;
         }
         if !changed {
-            self.changed[port].push(key.clone());
-            side.dirty.insert(key);
+            self.changed[port].push(key);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type};
 
-use super::{AsOfOp, Key, LEFT, Left, RIGHT, Right, partner};
+use super::{AsOfOp, Group, Key, LEFT, Left, RIGHT, Right, partner};
 use crate::error::{Error, Result, ResultExt as _, SqlState};
 use crate::hash::hash_rows;
 use crate::ops::SlotDelta;
@@ -31,14 +31,7 @@ impl AsOfOp {
         if replaces {
             side.dump_all = false;
             side.frozen = 0;
-            let all: Vec<(Key, i64)> = match port {
-                LEFT => {
-                    self.groups.iter().flat_map(|g| g.left.iter().map(|(k, held)| (k.clone(), held.weight))).collect()
-                }
-                _ => {
-                    self.groups.iter().flat_map(|g| g.right.iter().map(|(k, held)| (k.clone(), held.weight))).collect()
-                }
-            };
+            let all: Vec<(Key, i64)> = self.groups.iter_mut().flat_map(|g| g.store_all(port)).collect();
             for piece in all.chunks(FULL_DUMP_ROWS_MIN) {
                 let (keys, weights): (Vec<Key>, Vec<i64>) = piece.iter().cloned().unzip();
                 let rows = self.sides[port].decode(keys.iter())?;
@@ -48,12 +41,12 @@ impl AsOfOp {
             for keys in dirty.chunks(FULL_DUMP_ROWS_MIN) {
                 let rows = self.sides[port].decode(keys.iter())?;
                 let slots = self.slots.find(&self.sides[port].keys(&rows)?, keys.len())?;
-                let weight = |(key, slot): (&Key, u32)| match (slot, port) {
-                    (MISSING, _) => 0,
-                    (slot, LEFT) => self.groups[slot as usize].left.get(key).map_or(0, |held| held.weight),
-                    (slot, _) => self.groups[slot as usize].right.get(key).map_or(0, |held| held.weight),
+                let groups = &mut self.groups;
+                let mut weight = |(key, slot): (&Key, u32)| match slot {
+                    MISSING => 0,
+                    slot => groups[slot as usize].store(port, key),
                 };
-                let weights = keys.iter().zip(slots).map(weight).collect();
+                let weights = keys.iter().zip(slots).map(&mut weight).collect();
                 batches.push(self.to_batch(port, rows, weights)?);
             }
         }
@@ -113,10 +106,11 @@ impl AsOfOp {
             side.live += 1;
             side.bytes += bytes.len();
             if port == LEFT {
-                let held = Left { time, weight, out: weight, partner: None, changed: false };
+                let held = Left { time, weight, out: weight, partner: None, changed: false, stored: true };
                 group.left.insert(bytes.into(), held);
             } else {
-                group.right.insert(bytes.into(), Right { time, weight, before: weight, changed: false });
+                let held = Right { time, weight, before: weight, changed: false, stored: true };
+                group.right.insert(bytes.into(), held);
             }
         }
         Ok(())
@@ -133,5 +127,29 @@ impl AsOfOp {
             }
         }
         self.remove_empty(&slots)
+    }
+}
+
+impl Group {
+    /// The weight of a row, which goes into the store.
+    fn store(&mut self, port: usize, key: &Key) -> i64 {
+        let (stored, weight) = match port {
+            LEFT => self.left.get_mut(key).map(|held| (&mut held.stored, held.weight)),
+            _ => self.right.get_mut(key).map(|held| (&mut held.stored, held.weight)),
+        }
+        .unzip();
+        if let Some(stored) = stored {
+            *stored = true;
+        }
+        weight.unwrap_or(0)
+    }
+
+    /// All rows of a side with their weights, which go into the store.
+    fn store_all(&mut self, port: usize) -> Vec<(Key, i64)> {
+        let keys: Vec<Key> = match port {
+            LEFT => self.left.keys().cloned().collect(),
+            _ => self.right.keys().cloned().collect(),
+        };
+        keys.into_iter().map(|key| (key.clone(), self.store(port, &key))).collect()
     }
 }

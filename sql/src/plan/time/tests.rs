@@ -143,6 +143,44 @@ async fn the_nullable_side_of_an_outer_join_has_no_bound() {
     assert_eq!(seconds(sql).await, [None, None]);
 }
 
+/// The bounds by which the ASOF join of a query forgets, of each side; in seconds.
+async fn forgotten(sql: &str) -> [Vec<Option<i64>>; 2] {
+    let plan = plan(&test_state(), sql).await;
+    let nodes = TimeRules::new(&plan).unwrap().propagate(&plan, &source);
+    let at = plan.nodes.iter().position(|n| matches!(n.op, IncOp::AsOf { .. })).unwrap();
+    let seconds = |b: &Bounds| b.iter().map(|b| b.map(|b| b.micros() / 1_000_000)).collect();
+    [seconds(&nodes[at].forget[0]), seconds(&nodes[at].forget[1])]
+}
+
+#[tokio::test]
+async fn an_asof_join_bounds_the_times_that_both_sides_bound() {
+    let older = "(select k, ts - interval '10 seconds' as ts from e) b";
+    // Of a latest partner nothing is promised, of its left row the lesser of both.
+    let sql = format!("select a.ts, b.ts from e a join {older} on __asof(a.ts >= b.ts) and a.k = b.k");
+    assert_eq!(seconds(&sql).await, [Some(50), None]);
+    // Left rows stay: the right side alone decides about them.
+    let [l, r] = forgotten(&sql).await;
+    assert_eq!((l.iter().flatten().collect::<Vec<_>>(), r), (vec![&50], vec![None, Some(50)]));
+    let sql = format!("select a.ts, b.ts from {} left join e a on __asof(b.ts >= a.ts) and a.k = b.k", older);
+    assert_eq!(seconds(&sql).await, [None, Some(50)]);
+    let [l, r] = forgotten(&sql).await;
+    assert_eq!(l, [None, Some(60)], "rows of the left side that are older than all that comes on the right");
+    assert!(r.contains(&Some(50)), "{r:?}");
+    // Of an earliest one it is the right time.
+    let sql = format!("select a.ts, b.ts from e a join {older} on __asof(a.ts <= b.ts) and a.k = b.k");
+    assert_eq!(seconds(&sql).await, [None, Some(50)]);
+    assert_eq!(seconds("select a.ts, b.ts from e a left join e b on __asof(a.ts < b.ts)").await, [None, None]);
+    // Casts and shifts of a column are in its order, and a key of both sides is as good as a time.
+    let sql = "select a.ts, a.l from (select ts, k, ts + interval '5 seconds' as l from e) a \
+               join e b on __asof(a.l >= b.ts) and a.k = b.k";
+    assert_eq!(seconds(sql).await, [Some(55), Some(60)]);
+    let sql = "select a.w, b.w from (select date_trunc('minute', ts) as w, k from e) a \
+               join (select date_trunc('minute', ts) as w, k from e) b on a.w = b.w and __asof(a.k >= b.k)";
+    assert_eq!(seconds(sql).await, [Some(60), Some(60)]);
+    // A side without a watermark may change at any time.
+    assert_eq!(seconds("select a.ts from e a join t b on __asof(a.k >= b.a)").await, [None]);
+}
+
 #[tokio::test]
 async fn lateness_moves_what_may_be_forgotten_but_not_what_is_final() {
     let state = test_state();
