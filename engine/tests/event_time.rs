@@ -280,7 +280,7 @@ impl Random {
 }
 
 /// Over two streams, each with its own watermark: `s`, and `v` with versions.
-const VIEWS: [(&str, &str); 18] = [
+const VIEWS: [(&str, &str); 20] = [
     (
         "tumble",
         "SELECT window_start, k, count(*) AS n, sum(x) AS s, max(x) AS m FROM TUMBLE(s, ts, INTERVAL '10 seconds') \
@@ -359,6 +359,17 @@ const VIEWS: [(&str, &str); 18] = [
         "SELECT window_time, k, min(x) AS m FROM HOP(s, ts, INTERVAL '5 seconds', INTERVAL '15 seconds') \
          GROUP BY window_time, k",
     ),
+    (
+        "decided_pattern",
+        "SELECT last, first, k, n FROM s MATCH_RECOGNIZE (PARTITION BY k ORDER BY ts, x MEASURES FIRST(A.ts) AS first, \
+         LAST(B.ts) AS last, count(*) AS n PATTERN (A B+) WITHIN INTERVAL '10 seconds' DEFINE B AS x > PREV(x))",
+    ),
+    (
+        "windows_of_matches",
+        "SELECT window_end, k, count(*) AS n FROM TUMBLE((SELECT * FROM s MATCH_RECOGNIZE (PARTITION BY k ORDER BY ts \
+         MEASURES MATCH_ROWTIME() AS at AFTER MATCH SKIP TO NEXT ROW PATTERN (A B* C) WITHIN INTERVAL '2 seconds' \
+         DEFINE B AS x < A.x, C AS x > A.x)), at, INTERVAL '10 seconds') GROUP BY window_end, k",
+    ),
 ];
 
 /// Views that show every change at once, whose rows are never final.
@@ -378,6 +389,33 @@ const LIVE: [(&str, &str); 3] = [
          count(*) AS n PATTERN (A B+) DEFINE B AS x > PREV(x)) AS m",
     ),
 ];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_pattern_keeps_is_said() {
+    let engine = Engine::open(options("memory://")).await.expect("opens");
+    run(&engine, "CREATE STREAM s (ts TIMESTAMP, k BIGINT, x BIGINT, WATERMARK FOR ts)").await;
+    let of = |pattern: &str| {
+        format!(
+            "SELECT * FROM s MATCH_RECOGNIZE (PARTITION BY k ORDER BY ts MEASURES LAST(x) AS x PATTERN {pattern} \
+             DEFINE B AS B.x > 1)"
+        )
+    };
+    for (pattern, says) in [
+        ("(A B+) WITHIN INTERVAL '1 minute'", "bounded by the watermark: what no match WITHIN the interval reaches"),
+        ("(A B{2,3})", "bounded by the number of distinct (k), each with the last 4 rows behind the watermark"),
+        ("(A B+)", "fix: add WITHIN INTERVAL"),
+        ("(A B $) WITHIN INTERVAL '1 minute'", "fix: leave $ out of PATTERN"),
+    ] {
+        let sql = format!("EXPLAIN (STATE) CREATE MATERIALIZED VIEW v AS {}", of(pattern));
+        let text = rows(&engine, &sql).await.join("\n");
+        assert!(text.contains(says), "{pattern}:\n{text}");
+    }
+    // Rows in another order than that of time are never decided.
+    let other = of("(A B)").replace("ORDER BY ts", "ORDER BY x");
+    let refused = engine.execute(&format!("CREATE MATERIALIZED VIEW v AS {other} EMIT ON WINDOW CLOSE")).await;
+    assert!(refused.is_err_and(|e| e.hint.is_some_and(|h| h.contains("order a pattern by it"))));
+    engine.shutdown().await.expect("stops");
+}
 
 /// Writes the events over so many files, each in an order that is never more than three seconds off.
 fn write_partitions(dir: &Path, events: &[(i64, u64, u64)], partitions: usize, r: &mut Random) {

@@ -183,7 +183,7 @@ impl Bench {
             if relation.kind != millstream::statement::ObjectKind::MaterializedView {
                 continue;
             }
-            let definition = texts(&session.query(&shown).await?).into_iter().flatten().next().unwrap_or_default();
+            let definition = cells(&session.query(&shown).await?).into_iter().flatten().next().unwrap_or_default();
             let Some(Statement::CreateView(view)) = session.parse(&definition)?.pop().map(|p| p.statement) else {
                 continue;
             };
@@ -247,8 +247,14 @@ fn count(rows: Vec<Vec<String>>) -> BTreeMap<Vec<String>, usize> {
     out
 }
 
-/// Rows as psql shows their cells.
+/// Rows as scripts show them: a cell is one line.
 fn texts(batches: &[RecordBatch]) -> Vec<Vec<String>> {
+    let one_line = |row: Vec<String>| row.into_iter().map(|cell| cell.replace('\n', "\\n")).collect();
+    cells(batches).into_iter().map(one_line).collect()
+}
+
+/// Rows as psql shows their cells.
+fn cells(batches: &[RecordBatch]) -> Vec<Vec<String>> {
     let mut out = Vec::new();
     for batch in batches {
         let Ok(rows) = Rows::new(batch) else { continue };
@@ -259,7 +265,7 @@ fn texts(batches: &[RecordBatch]) -> Vec<Vec<String>> {
                 }
                 let mut text = BytesMut::new();
                 c.text(i, &mut text);
-                match String::from_utf8_lossy(&text).replace('\n', "\\n") {
+                match String::from_utf8_lossy(&text).into_owned() {
                     t if t.is_empty() => "(empty)".into(),
                     t => t,
                 }

@@ -137,8 +137,9 @@ pub(super) fn operator(
             shard,
         )?),
         IncOp::Emit { column, every } => Box::new(crate::ops::emit::EmitOp::new(output, *column, *every, shard)?),
-        IncOp::MatchRecognize { spec } => {
-            Box::new(crate::ops::matching::MatchOp::new(spec.as_ref().clone(), input(0).schema.clone(), output, shard)?)
+        IncOp::MatchRecognize { spec, decided } => {
+            let spec = spec.as_ref().clone();
+            Box::new(crate::ops::matching::MatchOp::new(spec, *decided, input(0).schema.clone(), output, shard)?)
         }
         IncOp::Recompute { plan: stored, keys, .. } => {
             let inputs = node.inputs.iter().map(|n| plan.node(*n).schema.clone()).collect();

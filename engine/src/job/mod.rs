@@ -187,7 +187,9 @@ impl JobRunner {
             .zip(&self.plan.nodes)
             .map(|(time, node)| {
                 let closed = match (&node.op, node.inputs.first()) {
-                    (IncOp::Emit { .. }, Some(input)) => final_columns(input.0 as usize),
+                    (IncOp::Emit { .. } | IncOp::MatchRecognize { decided: true, .. }, Some(input)) => {
+                        final_columns(input.0 as usize)
+                    }
                     _ => Bounds::new(),
                 };
                 OpTime { forget: time.forget.clone(), closed }

@@ -13,6 +13,7 @@ pub mod join;
 pub mod map;
 pub mod matching;
 pub mod over;
+mod partitioned;
 pub mod recompute;
 pub mod recursive;
 pub mod row_map;
@@ -69,7 +70,8 @@ pub struct TickCx<'a> {
 pub struct OpTime {
     /// By input: rows in which a column is smaller than its bound will not matter again.
     pub forget: Vec<Bounds>,
-    /// Of an EMIT: rows in which a column is smaller than its bound are final.
+    /// Of an EMIT and of a pattern that gives decided matches: rows of the input in which a column is smaller than its bound
+    /// are final.
     pub closed: Bounds,
 }
 

@@ -5,6 +5,7 @@
 //! - `planner`, `node`, `exec`: the surface node in DataFusion's plans, and how a SELECT runs it.
 //! - `program`, `search`: the pattern as instructions, and the matcher.
 //! - `prepare`, `output`: conditions and measures, column by column.
+//! - `time`: what a watermark says of rows and matches.
 //!
 //! A SELECT and a view run the same [`Matcher`] over the same [`MatchSpec`]: rows of a partition in order, ties broken by
 //! the whole row.
@@ -21,6 +22,7 @@ mod search;
 mod sort;
 #[cfg(test)]
 mod tests;
+mod time;
 
 use std::sync::Arc;
 
@@ -36,8 +38,8 @@ pub use node::MatchNode;
 pub use output::Output;
 pub use planner::MatchRelations;
 pub use prepare::Matcher;
-pub use search::Boundary;
-pub use sort::partition_columns;
+pub use search::{Boundary, Resume};
+pub use time::{Open, ticks};
 
 /// Rows of one partition, or the end of one, among the rows of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,22 @@ pub struct Piece {
     pub before: u64,
     /// Matches of the partition that begin before `first`.
     pub matches: u64,
+    /// Rows before this one are part of a match that begins before `first`.
+    pub covered: usize,
+    /// From this row on rows may still come, go or change.
+    pub open: usize,
+    /// If they do, their time is this or later, in the unit of [`ticks`].
+    pub since: Option<i64>,
+    /// Matching ends before the first attempt that depends on such rows.
+    pub decided: bool,
+}
+
+impl Piece {
+    /// A whole partition, to which no more rows come.
+    pub fn whole(from: usize, to: usize) -> Self {
+        let (before, matches, covered) = (0, 0, from);
+        Self { from, to, first: from, before, matches, covered, open: usize::MAX, since: None, decided: false }
+    }
 }
 
 /// Which rows of a match a reference means; no variables means all rows.

@@ -10,7 +10,7 @@ use datafusion::logical_expr::Accumulator;
 
 use super::clauses::RowsPerMatch;
 use super::prepare::{Prepared, shifted};
-use super::search::{Boundary, Found, OutRow, in_set};
+use super::search::{Boundary, Found, OutRow, Resume, in_set};
 use super::{OutputColumn, Place, Slot, Variables, internal};
 
 /// What the pieces of a batch gave.
@@ -24,6 +24,8 @@ pub struct Output {
     pub starts: Vec<u64>,
     /// For each piece, where matching can begin again.
     pub boundaries: Vec<Vec<Boundary>>,
+    /// For each piece, what is decided of it.
+    pub resumes: Vec<Resume>,
 }
 
 /// Steps of each match that are mapped to one of a set of variables.
@@ -56,7 +58,7 @@ impl Steps {
 }
 
 impl Prepared<'_> {
-    pub(super) fn output(&self, found: &Found, boundaries: Vec<Vec<Boundary>>) -> Result<Output> {
+    pub(super) fn output(&self, found: &Found, boundaries: Vec<Vec<Boundary>>, resumes: Vec<Resume>) -> Result<Output> {
         let shape = &self.matcher.spec.shape;
         let mut sets: Vec<Steps> = Vec::new();
         for slot in self.matcher.measures.iter().flat_map(|m| &m.slots) {
@@ -122,6 +124,7 @@ impl Prepared<'_> {
             pieces: found.rows.iter().map(|r| r.piece).collect(),
             starts: found.rows.iter().map(start).collect(),
             boundaries,
+            resumes,
         })
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray, UInt32Array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::{self, kernels};
-use arrow::datatypes::{DataType, Field, Int64Type, IntervalMonthDayNanoType, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, IntervalMonthDayNanoType, Schema, SchemaRef};
 use datafusion::common::Column;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
@@ -172,14 +172,17 @@ impl Matcher {
         let prepared = Prepared::new(self, rows, pieces)?;
         let mut found = Found::default();
         let mut boundaries = Vec::with_capacity(pieces.len());
+        let mut resumes = Vec::with_capacity(pieces.len());
         let ahead = usize::try_from(self.spec.looks_ahead()).unwrap_or(usize::MAX / 4).min(usize::MAX / 4);
         for (number, piece) in pieces.iter().enumerate() {
             let mut search =
                 Search::new(&self.program, &self.memorable, &self.spec.shape, *piece, ahead, self.sets.clone());
             let mut conditions = PieceConditions::new(&prepared, number)?;
-            boundaries.push(search.run(&self.spec.shape, number, &mut conditions, &mut found)?);
+            let (places, resume) = search.run(&self.spec.shape, number, &mut conditions, &mut found)?;
+            boundaries.push(places);
+            resumes.push(resume);
         }
-        prepared.output(&found, boundaries)
+        prepared.output(&found, boundaries, resumes)
     }
 }
 
@@ -279,18 +282,11 @@ impl<'m> Prepared<'m> {
     fn times(&self) -> Result<Option<(Int64Array, Int64Array)>> {
         let shape = &self.matcher.spec.shape;
         let (Some(within), Some(order)) = (shape.within, shape.order.first()) else { return Ok(None) };
-        let column = self.rows.column(order.column);
-        let column = match column.data_type() {
-            DataType::Timestamp(..) => Arc::clone(column),
-            _ => compute::cast(column, &DataType::Timestamp(TimeUnit::Microsecond, None))?,
-        };
+        let column = super::time::as_timestamps(self.rows.column(order.column))?;
         let length = IntervalMonthDayNanoType::make_value(within.months, within.days, within.nanoseconds);
         let length = arrow::array::IntervalMonthDayNanoArray::new_scalar(length);
         let ends = kernels::numeric::add(&column, &length)?;
-        let whole = |a: &ArrayRef| -> Result<Int64Array> {
-            Ok(compute::cast(a, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
-        };
-        Ok(Some((whole(&column)?, whole(&ends)?)))
+        Ok(Some((super::ticks(&column)?, super::ticks(&ends)?)))
     }
 }
 
@@ -429,5 +425,11 @@ impl Conditions for PieceConditions<'_, '_> {
     fn in_time(&self, start: usize, row: usize) -> bool {
         let Some((times, ends)) = &self.prepared.times else { return true };
         start == row || times.is_valid(row) && ends.is_valid(start) && times.value(row) <= ends.value(start)
+    }
+
+    fn last_time(&self, start: usize) -> Option<i64> {
+        let (_, ends) = self.prepared.times.as_ref()?;
+        // Without a time the row is all of its match.
+        Some(if ends.is_valid(start) { ends.value(start) } else { i64::MIN })
     }
 }

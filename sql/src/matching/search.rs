@@ -6,6 +6,10 @@
 //!
 //! An attempt also says how far it has *reached*: which rows, or absence of rows, it depends on. Where no attempt before
 //! a row has reached it, matching can begin again from that row alone ([`Boundary`]).
+//!
+//! Of a partition to which rows still come, but none before some place, an attempt is *decided* if it depends on nothing
+//! from that place on. WITHIN decides too: no row is in time any more if those that may come are too late. Attempts before
+//! the first one that is not decided are settled for good ([`Resume`]).
 
 use std::collections::HashSet;
 
@@ -49,6 +53,19 @@ impl Boundary {
             _ => all.push(self),
         }
     }
+}
+
+/// Where matching goes on when more rows come: everything before is decided.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resume {
+    /// Rows of the partition before it.
+    pub row: u64,
+    /// Matches that begin before it.
+    pub matches: u64,
+    /// Rows of the partition up to this one are part of a match that begins before it.
+    pub covered: u64,
+    /// The last time that a row of a match from here on may have, if it is that which decides.
+    pub expires: Option<i64>,
 }
 
 /// A match: its steps are of consecutive rows.
@@ -158,6 +175,8 @@ pub(super) trait Conditions {
     fn moving(&mut self, variable: u32, path: &Path) -> Result<bool>;
     /// WITHIN.
     fn in_time(&self, start: usize, row: usize) -> bool;
+    /// WITHIN: the last time of a match that begins here; `None` if there is none.
+    fn last_time(&self, start: usize) -> Option<i64>;
 }
 
 enum Choice {
@@ -182,8 +201,10 @@ pub(super) struct Search<'p> {
     choices: Vec<Choice>,
     registers: Vec<usize>,
     pub(super) path: Path,
-    /// Rows before it decide the attempt.
+    /// Rows before it decide the attempt, whatever comes.
     reached: usize,
+    /// Rows before it decide the attempt if rows from [`Piece::open`] on have the times that they are said to have.
+    waits: usize,
 }
 
 impl<'p> Search<'p> {
@@ -206,6 +227,7 @@ impl<'p> Search<'p> {
             registers: vec![usize::MAX; program.loops as usize],
             path: Path::new(sets),
             reached: 0,
+            waits: 0,
         }
     }
 
@@ -213,7 +235,7 @@ impl<'p> Search<'p> {
     pub(super) fn attempt(&mut self, start: usize, conditions: &mut impl Conditions) -> Result<bool> {
         self.path.begin(start);
         self.choices.clear();
-        self.reached = start + 1;
+        (self.reached, self.waits) = (start + 1, start + 1);
         if !self.lasting {
             self.failed.clear();
         } else if self.failed.len() > REMEMBERED {
@@ -255,6 +277,7 @@ impl<'p> Search<'p> {
                 Inst::End => {
                     pc += 1;
                     self.reached = self.reached.max(row + 1);
+                    self.waits = self.waits.max(row + 1);
                     row == self.piece.to
                 }
                 Inst::Enter(register) => {
@@ -286,9 +309,13 @@ impl<'p> Search<'p> {
     fn takes(&mut self, row: usize, step: Step, conditions: &mut impl Conditions) -> Result<bool> {
         if row >= self.piece.to || !conditions.in_time(self.path.start, row) {
             self.reached = self.reached.max(row + 1);
+            if row >= self.piece.open && !self.is_over(conditions) {
+                self.waits = self.waits.max(row + 1);
+            }
             return Ok(false);
         }
         self.reached = self.reached.max(row + 1 + self.ahead);
+        self.waits = self.waits.max(row + 1 + self.ahead);
         if !conditions.fixed(step.variable, row) {
             return Ok(false);
         }
@@ -298,6 +325,12 @@ impl<'p> Search<'p> {
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// True if no row that may still come is in time for the attempt.
+    fn is_over(&self, conditions: &impl Conditions) -> bool {
+        let last = conditions.last_time(self.path.start);
+        self.piece.since.zip(last).is_some_and(|(since, last)| last < since)
     }
 
     /// The next way that was not tried.
@@ -317,30 +350,45 @@ impl<'p> Search<'p> {
         None
     }
 
-    /// All matches of the piece, and where matching can begin again.
+    /// All matches of the piece, where matching can begin again, and what is decided.
     pub(super) fn run(
         &mut self,
         shape: &Shape,
         number: usize,
         conditions: &mut impl Conditions,
         found: &mut Found,
-    ) -> Result<Vec<Boundary>> {
+    ) -> Result<(Vec<Boundary>, Resume)> {
         let piece = self.piece;
         let mut boundaries: Vec<Boundary> = Vec::new();
         let (mut at, mut matches) = (piece.first, piece.matches);
         // Rows before these are part of a match; decide an attempt so far.
-        let (mut covered, mut reached) = (piece.first, piece.first);
+        let (mut covered, mut reached) = (piece.covered, piece.first);
+        let mut resume: Option<Resume> = None;
+        let place = |row: usize| piece.before + (row - piece.from) as u64;
         loop {
-            if reached <= at {
-                let row = piece.before + (at - piece.from) as u64;
-                Boundary { row, matches }.add_to(&mut boundaries);
+            let here = Resume { row: place(at), matches, covered: place(covered), expires: None };
+            // Rows of a match that reaches further are told from unmatched ones, which a boundary does not say.
+            if reached <= at && covered <= at {
+                Boundary { row: here.row, matches }.add_to(&mut boundaries);
             }
             if at >= piece.to {
-                return Ok(boundaries);
+                return Ok((boundaries, resume.unwrap_or(here)));
             }
             conditions.begin(matches + 1);
             let matched = self.attempt(at, conditions)?;
             reached = reached.max(self.reached);
+            let mut waits = self.waits;
+            if matched {
+                waits = waits.max(at + self.path.steps.len().max(1) + self.ahead);
+            }
+            if waits > piece.open && resume.is_none() {
+                let expires = conditions.last_time(at).filter(|_| !self.is_over(conditions));
+                let here = Resume { expires, ..here };
+                if piece.decided {
+                    return Ok((boundaries, here));
+                }
+                resume = Some(here);
+            }
             let mut out =
                 OutRow { attempt: position(at)?, piece: position(number)?, row: position(at)?, matched: None, upto: 0 };
             if !matched {

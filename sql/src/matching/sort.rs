@@ -20,7 +20,7 @@ pub(super) fn plain_type(t: &DataType) -> DataType {
 }
 
 /// Partition columns as they are compared: equal values have equal bytes.
-pub fn partition_columns(columns: &[ArrayRef]) -> Vec<ArrayRef> {
+fn partition_columns(columns: &[ArrayRef]) -> Vec<ArrayRef> {
     columns
         .iter()
         .map(|c| -> ArrayRef {
@@ -64,8 +64,7 @@ pub(super) fn partitions(shape: &Shape, rows: &RecordBatch) -> Result<(RecordBat
         columns.push(c);
     }
     if fields.is_empty() || n == 0 {
-        let piece = Piece { from: 0, to: n, first: 0, before: 0, matches: 0 };
-        return Ok((rows.clone(), if n == 0 { Vec::new() } else { vec![piece] }));
+        return Ok((rows.clone(), if n == 0 { Vec::new() } else { vec![Piece::whole(0, n)] }));
     }
     let whole = RowConverter::new(fields)?.convert_columns(&columns)?;
     let mut order: Vec<u32> = (0..super::position(n)?).collect();
@@ -75,7 +74,7 @@ pub(super) fn partitions(shape: &Shape, rows: &RecordBatch) -> Result<(RecordBat
     let mut pieces = Vec::new();
     let mut from = 0;
     if keys.is_empty() {
-        pieces.push(Piece { from, to: n, first: from, before: 0, matches: 0 });
+        pieces.push(Piece::whole(from, n));
         return Ok((sorted, pieces));
     }
     let key_fields = keys.iter().map(|k| SortField::new(k.data_type().clone())).collect();
@@ -83,7 +82,7 @@ pub(super) fn partitions(shape: &Shape, rows: &RecordBatch) -> Result<(RecordBat
     let order = take.values();
     for to in 1..=n {
         if to == n || keys.row(order[to] as usize) != keys.row(order[from] as usize) {
-            pieces.push(Piece { from, to, first: from, before: 0, matches: 0 });
+            pieces.push(Piece::whole(from, to));
             from = to;
         }
     }

@@ -6,7 +6,7 @@ use datafusion::error::Result;
 
 use super::clauses::{Clauses, Pattern, RowsPerMatch, Skip};
 use super::program::Program;
-use super::search::{Boundary, Conditions, Found, Path, Search, Step};
+use super::search::{Boundary, Conditions, Found, Path, Resume, Search, Step};
 use super::{Piece, Shape, Within};
 use crate::error::SqlError;
 use sqlparser::ast::{SetExpr, TableFactor};
@@ -56,6 +56,9 @@ impl Conditions for World {
     }
     fn in_time(&self, start: usize, row: usize) -> bool {
         self.within.is_none_or(|n| row - start <= n)
+    }
+    fn last_time(&self, start: usize) -> Option<i64> {
+        self.within.map(|n| (start + n) as i64)
     }
 }
 
@@ -208,13 +211,17 @@ fn shape(pattern: &Pattern, skip: Skip, rows: RowsPerMatch, within: bool) -> Sha
 type Matches = std::result::Result<Vec<(usize, Vec<Step>)>, String>;
 
 fn by_search(shape: &Shape, world: &World, piece: Piece) -> std::result::Result<(Found, Vec<Boundary>), String> {
+    searched(shape, world, piece).map(|(found, boundaries, _)| (found, boundaries))
+}
+
+fn searched(shape: &Shape, world: &World, piece: Piece) -> std::result::Result<(Found, Vec<Boundary>, Resume), String> {
     let program = Program::new(&shape.pattern).unwrap();
     let memorable = program.memorable(|v| !world.is_moving(v));
     let sets = (0..VARIABLES as u32).map(|v| vec![v]).collect();
     let mut search = Search::new(&program, &memorable, shape, piece, 0, sets);
     let mut found = Found::default();
-    let boundaries = search.run(shape, 0, &mut world.clone(), &mut found).map_err(|e| e.strip_backtrace())?;
-    Ok((found, boundaries))
+    let (boundaries, resume) = search.run(shape, 0, &mut world.clone(), &mut found).map_err(|e| e.strip_backtrace())?;
+    Ok((found, boundaries, resume))
 }
 
 fn matches_of(found: &Found) -> Vec<(usize, Vec<Step>)> {
@@ -262,7 +269,7 @@ fn random_world(r: &mut Random) -> World {
 }
 
 fn whole(world: &World) -> Piece {
-    Piece { from: 0, to: world.rows.len(), first: 0, before: world.before, matches: 0 }
+    Piece { before: world.before, ..Piece::whole(0, world.rows.len()) }
 }
 
 fn random_skip(r: &mut Random) -> Skip {
@@ -327,7 +334,7 @@ fn at_a_boundary_matching_begins_again_whatever_comes() {
             assert_eq!(before(&found), before(&all), "seed {seed}: {text} before {at}");
             assert_eq!(before(&all).len() as u64, b.matches);
             // And the rows from there on alone give the rest.
-            let rest = Piece { first: at, matches: b.matches, ..whole(&other) };
+            let rest = Piece { first: at, matches: b.matches, covered: at, ..whole(&other) };
             let (rest, _) = by_search(&shape, &other, rest).unwrap();
             let after: Vec<_> = matches_of(&all).into_iter().filter(|m| m.0 >= at).collect();
             assert_eq!(matches_of(&rest), after, "seed {seed}: {text} from {at}");
@@ -340,6 +347,59 @@ fn at_a_boundary_matching_begins_again_whatever_comes() {
         }
     }
     assert!(tried > 3_000, "{tried}");
+}
+
+/// Rows of the result before a row, or from there on.
+fn result_of(found: &Found, which: impl Fn(u64) -> bool) -> Vec<(u32, u32, Option<i64>, u32)> {
+    let rows = found.rows.iter().filter(|o| which(u64::from(o.attempt)));
+    rows.map(|o| (o.attempt, o.row, o.matched.map(|m| found.matches[m as usize].number), o.upto)).collect()
+}
+
+#[test]
+fn what_is_decided_stays_whatever_comes_after() {
+    let (mut tried, mut cut_short) = (0, 0);
+    for seed in 0..8_000 {
+        let mut r = Random(seed);
+        let depth = 1 + r.below(3);
+        let pattern = random_pattern(&mut r, depth);
+        let world = random_world(&mut r);
+        let shape = shape(&pattern, random_skip(&mut r), RowsPerMatch::WithUnmatched, world.within.is_some());
+        let text = pattern.text(&shape.variables);
+        // The time of a row is its number: rows from `open` on are not before that.
+        let open = r.below(world.rows.len() as u64 + 1) as usize;
+        let since = (r.below(4) > 0).then(|| open as i64 + r.below(3) as i64);
+        let mut other = world.clone();
+        other.rows.truncate(open);
+        if since == Some(open as i64) || since.is_none() {
+            other.rows.extend((0..r.below(4)).map(|_| r.below(1 << VARIABLES) as u32));
+        }
+        // Matched up to there alone, and with rows that may go again.
+        for decided in [true, false] {
+            let piece =
+                Piece { to: if decided { open } else { world.rows.len() }, open, since, decided, ..whole(&world) };
+            let Ok((found, _, resume)) = searched(&shape, &world, piece) else { continue };
+            let Ok((all, _)) = by_search(&shape, &other, whole(&other)) else { continue };
+            assert!(resume.row as usize <= open, "seed {seed}: {text}");
+            let before = |row: u64| row < resume.row;
+            assert_eq!(result_of(&found, before), result_of(&all, before), "seed {seed}: {text} before {resume:?}");
+            if decided {
+                assert_eq!(
+                    result_of(&found, |_| true),
+                    result_of(&found, before),
+                    "seed {seed}: {text}: more than decided"
+                );
+                cut_short += usize::from((resume.row as usize) < open);
+            }
+            let matches = all.matches.iter().filter(|m| u64::from(m.first) < resume.row).count();
+            assert_eq!(matches as u64, resume.matches, "seed {seed}: {text}");
+            let first = resume.row as usize;
+            let rest = Piece { first, matches: resume.matches, covered: resume.covered as usize, ..whole(&other) };
+            let (rest, _) = by_search(&shape, &other, rest).unwrap();
+            assert_eq!(result_of(&rest, |_| true), result_of(&all, |row| !before(row)), "seed {seed}: {text}");
+            tried += 1;
+        }
+    }
+    assert!(tried > 8_000 && cut_short > 1_000, "{tried}, {cut_short}");
 }
 
 #[test]

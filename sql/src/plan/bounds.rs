@@ -6,6 +6,7 @@
 
 use super::time::{Bound, NodeTime, TimeRules};
 use super::{AggFunc, ChangelogKind, IncNode, IncOp, IncPlan, RelationId};
+use crate::matching::Open;
 
 /// How the number of rows of something grows, best first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +26,8 @@ pub struct StateBound {
     pub growth: Growth,
     /// What to do about it, if it is unbounded.
     pub fix: Option<&'static str>,
+    /// What stays then.
+    pub stays: &'static str,
 }
 
 impl StateBound {
@@ -34,9 +37,9 @@ impl StateBound {
             (Growth::Bounded(by), _) => format!("bounded by {by}"),
             (Growth::Keyed(by), _) => format!("bounded by the number of distinct {by}"),
             (Growth::Unbounded(stream), Some(fix)) => {
-                format!("UNBOUNDED: every row of stream {stream} stays; fix: {fix}")
+                format!("UNBOUNDED: {} of stream {stream} stays; fix: {fix}", self.stays)
             }
-            (Growth::Unbounded(stream), None) => format!("UNBOUNDED: every row of stream {stream} stays"),
+            (Growth::Unbounded(stream), None) => format!("UNBOUNDED: {} of stream {stream} stays", self.stays),
         }
     }
     /// True if nothing bounds it.
@@ -62,6 +65,9 @@ const FIX_AS_OF_EARLIEST: &str = "rows without a partner wait for one: compare w
      time of both sides";
 const FIX_ALL: &str = "aggregate the stream first, or keep its rows in a table and DELETE old ones";
 const FIX_VALUES: &str = "aggregate the stream itself, where rows only arrive";
+const FIX_MATCH: &str = "add WITHIN INTERVAL '..' after PATTERN (..), so that no match stays open for longer";
+const FIX_LAST: &str = "leave $ out of PATTERN (..): of a stream no row is known to be the last one";
+const EVERY_ROW: &str = "every row";
 const FIX_VIEW: &str = "aggregate, or CREATE VIEW, which keeps nothing";
 
 /// What is known of the relations that a plan reads.
@@ -113,7 +119,7 @@ pub fn bounds(plan: &IncPlan, inputs: &Inputs<'_>) -> Bounds {
                 None => growth,
             };
             let fix = matches!(growth, Growth::Unbounded(_)).then_some(fix);
-            Some(StateBound { growth, fix })
+            Some(StateBound { growth, fix, stays: EVERY_ROW })
         };
         // Rows with equal keys are one: bounded inputs stay bounded, others grow with the keys.
         let by_key = |key: String| match worst() {
@@ -202,6 +208,11 @@ pub fn bounds(plan: &IncPlan, inputs: &Inputs<'_>) -> Bounds {
             IncOp::Emit { column: None, .. } => {
                 (input(0), kept(Growth::Bounded("the changes of one interval".into()), FIX_ALL))
             }
+            IncOp::MatchRecognize { spec, .. } => {
+                let names = names(&spec.shape.partition);
+                let open = times.get(i).and_then(|t| open_matches(plan, node, t, worst(), &names));
+                (worst(), open.or_else(|| kept(worst(), FIX_ALL)))
+            }
             // Everything else keeps its inputs.
             _ => (worst(), kept(worst(), FIX_ALL)),
         };
@@ -210,5 +221,30 @@ pub fn bounds(plan: &IncPlan, inputs: &Inputs<'_>) -> Bounds {
     }
     let growth = rows.get(plan.output.0 as usize).cloned().unwrap_or_else(constant);
     let fix = matches!(growth, Growth::Unbounded(_)).then_some(FIX_VIEW);
-    Bounds { rows, state, view: StateBound { growth, fix } }
+    Bounds { rows, state, view: StateBound { growth, fix, stays: EVERY_ROW } }
+}
+
+/// What a pattern keeps whose rows are in order of event time; `None` if something else bounds it, or nothing.
+fn open_matches(plan: &IncPlan, node: &IncNode, time: &NodeTime, worst: Growth, names: &str) -> Option<StateBound> {
+    let IncOp::MatchRecognize { spec, .. } = &node.op else { return None };
+    let bounded = |c: usize| matches!(time.forget.first().and_then(|f| f.get(c)), Some(Some(Bound::At(_))));
+    let input = &plan.node(*node.inputs.first()?).schema;
+    let in_order = spec.time(input).is_some_and(bounded);
+    if !in_order || spec.shape.partition.iter().any(|c| bounded(*c)) || !matches!(worst, Growth::Unbounded(_)) {
+        return None;
+    }
+    let keyed = |each: String| match spec.shape.partition.is_empty() {
+        true => Growth::Bounded(each),
+        false => Growth::Keyed(format!("{names}, each with {each}")),
+    };
+    let (growth, fix) = match spec.open() {
+        Open::Time if spec.remembers() => (keyed("the rows within WITHIN of the watermark".into()), None),
+        Open::Time => {
+            (Growth::Bounded("the watermark: what no match WITHIN the interval reaches is forgotten".into()), None)
+        }
+        Open::Rows(n) => (keyed(format!("the last {n} rows behind the watermark")), None),
+        Open::All if spec.shape.within.is_some() => (worst, Some(FIX_LAST)),
+        Open::All => (worst, Some(FIX_MATCH)),
+    };
+    Some(StateBound { growth, fix, stays: "every row from the start of a match that is still open" })
 }

@@ -310,7 +310,7 @@ impl Builder<'_> {
         };
         let partition = spec.shape.partition.clone();
         let input = if partition.is_empty() { self.single(input) } else { self.hashed(input, partition) };
-        Ok(self.add(IncOp::MatchRecognize { spec }, vec![input], arrow_schema(node.result())))
+        Ok(self.add(IncOp::MatchRecognize { spec, decided: false }, vec![input], arrow_schema(node.result())))
     }
 
     fn unnest(&mut self, plan: &LogicalPlan) -> Planned {

@@ -1,6 +1,7 @@
 //! EMIT clauses as changes of a plan.
 //!
 //! * EMIT ON WINDOW CLOSE puts an [`IncOp::Emit`] where rows still have a column that becomes final, as high as possible.
+//!   Patterns say themselves when a match is final: it need not wait until no other can begin where it began.
 //! * ALLOW LATENESS adds to every stream the rows that came too late for its watermark, but not by more than that. What
 //!   operators may forget follows from the condition on those rows, see [`super::time`].
 
@@ -8,7 +9,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 
-use super::time::{Bounds, TimeRules};
+use super::time::{Bound, Bounds, NodeTime, TimeRules};
 use super::{ChangelogKind, IncNode, IncOp, IncPlan, NodeId, PlanExpr, RelationId};
 use crate::error::{Result, SqlError, SqlState};
 use crate::statement::Emit;
@@ -116,8 +117,14 @@ pub fn with_emit(plan: IncPlan, emit: &Emit, corrected: bool, time: &dyn Fn(Rela
     };
     let times = TimeRules::new(&plan).map_err(|e| SqlError::internal(format!("event time of a plan: {e}")))?;
     let times = times.propagate(&plan, time);
-    let bounded =
-        |id: NodeId| times[id.0 as usize].columns.iter().position(|b| matches!(b, Some(super::time::Bound::At(_))));
+    let kind = if every.is_none() && !corrected { ChangelogKind::Append } else { ChangelogKind::Retract };
+    if every.is_none() {
+        let mut made = plan.clone();
+        if decide(&mut made, plan.output, kind, &times) {
+            return Ok(made);
+        }
+    }
+    let bounded = |id: NodeId| times[id.0 as usize].columns.iter().position(|b| matches!(b, Some(Bound::At(_))));
     // Down through what only picks or computes columns, until there is one that says when a row is final.
     let (mut at, mut above) = (plan.output, Vec::new());
     let mut column = bounded(at);
@@ -135,7 +142,6 @@ pub fn with_emit(plan: IncPlan, emit: &Emit, corrected: bool, time: &dyn Fn(Rela
         }
         (at, above) = (plan.output, Vec::new());
     }
-    let kind = if every.is_none() && !corrected { ChangelogKind::Append } else { ChangelogKind::Retract };
     let mut plan = plan;
     let schema = SchemaRef::clone(&plan.node(at).schema);
     plan.nodes.push(IncNode { op: IncOp::Emit { column, every }, inputs: vec![at], schema, kind });
@@ -148,11 +154,36 @@ pub fn with_emit(plan: IncPlan, emit: &Emit, corrected: bool, time: &dyn Fn(Rela
     Ok(without_unused(plan))
 }
 
+/// Makes the patterns give decided matches only, if the rows of a node are nothing else than matches of streams in order of
+/// their time.
+fn decide(plan: &mut IncPlan, id: NodeId, kind: ChangelogKind, times: &[NodeTime]) -> bool {
+    let node = plan.node(id).clone();
+    let made = match node.op {
+        IncOp::MatchRecognize { spec, .. } => {
+            let time = spec.time(&plan.node(node.inputs[0]).schema);
+            let forget = times[id.0 as usize].forget.first();
+            let in_order = time.zip(forget).is_some_and(|(c, f)| matches!(f.get(c), Some(Some(Bound::At(_)))));
+            if in_order {
+                plan.nodes[id.0 as usize].op = IncOp::MatchRecognize { spec, decided: true };
+            }
+            in_order
+        }
+        IncOp::Map { .. } | IncOp::RowMap { .. } | IncOp::Exchange { .. } | IncOp::Union => {
+            node.inputs.into_iter().all(|i| decide(plan, i, kind, times))
+        }
+        _ => false,
+    };
+    if made {
+        plan.nodes[id.0 as usize].kind = kind;
+    }
+    made
+}
+
 fn never_final(watermark: bool) -> SqlError {
     let (why, hint) = if watermark {
         (
             "no column of the result is bounded by a watermark",
-            "Group by window_start or window_end of TUMBLE, HOP or CUMULATE or by window_end of SESSION, or keep the time column in the result.",
+            "Group by window_start or window_end of TUMBLE, HOP or CUMULATE or by window_end of SESSION, or keep the time column in the result; order a pattern by it, and give it a WITHIN if its matches are computed with.",
         )
     } else {
         (

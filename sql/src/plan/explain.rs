@@ -230,7 +230,7 @@ impl Printer<'_> {
                 let parts: Vec<String> = every.into_iter().chain(final_by).collect();
                 format!("Emit {}", parts.join(", "))
             }
-            IncOp::MatchRecognize { spec } => {
+            IncOp::MatchRecognize { spec, decided } => {
                 let shape = &spec.shape;
                 let mut text = format!("MatchRecognize ({})", shape.pattern.text(&shape.variables));
                 if !shape.partition.is_empty() {
@@ -238,6 +238,9 @@ impl Printer<'_> {
                 }
                 if !shape.order.is_empty() {
                     text.push_str(&format!(" order ({})", sort_text(&shape.order, input(0))));
+                }
+                if *decided {
+                    text.push_str(", when decided");
                 }
                 text
             }
@@ -316,12 +319,14 @@ impl Printer<'_> {
                 "each row with the rounds that give it, and what its operators keep".to_owned()
             }
             IncOp::Recursive { distinct: false, .. } => "what its operators keep".to_owned(),
-            IncOp::MatchRecognize { spec } => {
+            IncOp::MatchRecognize { spec, .. } => {
                 let per = match spec.shape.partition.is_empty() {
                     true => String::new(),
                     false => format!(", per ({})", names(input(0), &spec.shape.partition)),
                 };
-                format!("all input rows in order, and the rows of their matches{per}")
+                format!(
+                    "the input rows in order from the first that is not decided, and the rows of their matches{per}"
+                )
             }
             IncOp::Session { partition, .. } if partition.is_empty() => {
                 "the rows of sessions, in order of time".to_owned()

@@ -471,6 +471,9 @@ pub enum IncOp {
     MatchRecognize {
         /// The pattern over the input's columns.
         spec: Box<MatchSpec>,
+        /// EMIT ON WINDOW CLOSE: rows count when the watermark has passed them, and matches when no later row can change
+        /// them.
+        decided: bool,
     },
     /// Rows go to the shard that owns them. Splits the graph into stages.
     Exchange {

@@ -187,6 +187,8 @@ enum OpFile {
     },
     MatchRecognize {
         shape: Box<Shape>,
+        #[serde(default)]
+        decided: bool,
         /// A schema of one field a slot.
         slots: String,
         calls: Vec<String>,
@@ -403,10 +405,11 @@ impl NodeFile {
                 OpFile::Session { partition: partition.clone(), time: *time, gap: *gap }
             }
             IncOp::Emit { column, every } => OpFile::Emit { column: *column, every: *every },
-            IncOp::MatchRecognize { spec } => {
+            IncOp::MatchRecognize { spec, decided } => {
                 let exprs = |all: &[PlanExpr]| all.iter().map(expr_out).collect::<Result<Vec<_>>>();
                 OpFile::MatchRecognize {
                     shape: Box::new(spec.shape.clone()),
+                    decided: *decided,
                     slots: ipc(&spec.slot_schema(), None)?,
                     calls: exprs(&spec.calls)?,
                     conditions: exprs(&spec.conditions)?,
@@ -514,7 +517,7 @@ impl NodeFile {
             }
             OpFile::Session { partition, time, gap } => IncOp::Session { partition, time, gap },
             OpFile::Emit { column, every } => IncOp::Emit { column, every },
-            OpFile::MatchRecognize { shape, slots, calls, conditions, measures } => {
+            OpFile::MatchRecognize { shape, decided, slots, calls, conditions, measures } => {
                 let (slots, _) = ipc_in(&slots)?;
                 let spec = MatchSpec {
                     shape: *shape,
@@ -523,7 +526,7 @@ impl NodeFile {
                     conditions: exprs_in(conditions)?,
                     measures: exprs_in(measures)?,
                 };
-                IncOp::MatchRecognize { spec: Box::new(spec) }
+                IncOp::MatchRecognize { spec: Box::new(spec), decided }
             }
             OpFile::Exchange { hash } => {
                 IncOp::Exchange { distribution: hash.map_or(Distribution::Single, Distribution::Hash) }

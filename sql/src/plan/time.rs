@@ -118,6 +118,15 @@ enum NodeRule {
         floors: Vec<Floor>,
     },
     AsOf(AsOfRule),
+    /// As keys; and where rows are in order of time, no later one changes what is decided before.
+    Match {
+        width: usize,
+        keys: Vec<(usize, Vec<usize>)>,
+        time: Option<usize>,
+        /// Output columns with the time of a row of the match, which is this much older than the watermark at most.
+        columns: Vec<usize>,
+        delay: Option<i64>,
+    },
     /// Later rows are in sessions that end after the bound of their time.
     Session {
         width: usize,
@@ -197,12 +206,13 @@ fn rule(plan: &IncPlan, node: &IncNode) -> datafusion::common::Result<NodeRule> 
         IncOp::TopN { partition, .. } | IncOp::TopRank { partition, .. } | IncOp::Over { partition, .. } => {
             NodeRule::Keys { width, keys: partition.iter().map(|c| (*c, vec![*c])).collect() }
         }
-        IncOp::MatchRecognize { spec } => {
+        IncOp::MatchRecognize { spec, .. } => {
             let place = |c: usize| spec.shape.output.iter().position(|o| *o == OutputColumn::Column(c));
-            NodeRule::Keys {
-                width,
-                keys: spec.shape.partition.iter().filter_map(|c| Some((place(*c)?, vec![*c]))).collect(),
-            }
+            let keys = spec.shape.partition.iter().filter_map(|c| Some((place(*c)?, vec![*c]))).collect();
+            let time = spec.time(input(0));
+            let columns = time.map(|t| spec.times_of_matches(t)).unwrap_or_default();
+            let delay = time.and_then(|t| spec.delay(input(0).field(t).data_type()));
+            NodeRule::Match { width, keys, time, columns, delay }
         }
         IncOp::Recompute { keys: Some(keys), .. } => {
             let columns = |i: usize| keys.inputs.iter().map(|k| k.get(i).copied()).collect::<Option<Vec<_>>>();
@@ -337,18 +347,20 @@ impl NodeRule {
                     .collect();
                 NodeTime { columns, forget: none() }
             }
-            Self::Keys { width, keys } => {
-                let mut columns: Bounds = vec![None; *width];
-                let mut forget: Vec<Bounds> = inputs.iter().map(|i| vec![None; i.len()]).collect();
-                for (output, from) in keys {
-                    let bound =
-                        inputs.iter().zip(from).map(|(i, c)| i.get(*c).copied().flatten()).reduce(least).flatten();
-                    columns[*output] = bound;
-                    for (forget, c) in forget.iter_mut().zip(from) {
-                        forget[*c] = bound;
+            Self::Keys { width, keys } => of_keys(*width, keys, inputs),
+            Self::Match { width, keys, time, columns, delay } => {
+                let mut all = of_keys(*width, keys, inputs);
+                let Some(time) = time else { return all };
+                let bound = inputs[0].get(*time).copied().flatten();
+                if let Some(forget) = all.forget.first_mut() {
+                    forget[*time] = bound;
+                }
+                if let Some(delay) = delay {
+                    for c in columns {
+                        all.columns[*c] = all.columns[*c].max(bound.map(|b| b.plus(-delay)));
                     }
                 }
-                NodeTime { columns, forget }
+                all
             }
             Self::Join { kind, left, right, floors } => join(*kind, *left, *right, floors, inputs),
             Self::AsOf(rule) => rule.apply(inputs),
@@ -386,6 +398,20 @@ impl NodeRule {
 /// True of an input without later changes.
 fn quiet(input: &Bounds) -> bool {
     !input.is_empty() && input.iter().all(|b| *b == Some(Bound::Never))
+}
+
+/// Rows of one key are computed from rows of that key.
+fn of_keys(width: usize, keys: &[(usize, Vec<usize>)], inputs: &[&Bounds]) -> NodeTime {
+    let mut columns: Bounds = vec![None; width];
+    let mut forget: Vec<Bounds> = inputs.iter().map(|i| vec![None; i.len()]).collect();
+    for (output, from) in keys {
+        let bound = inputs.iter().zip(from).map(|(i, c)| i.get(*c).copied().flatten()).reduce(least).flatten();
+        columns[*output] = bound;
+        for (forget, c) in forget.iter_mut().zip(from) {
+            forget[*c] = bound;
+        }
+    }
+    NodeTime { columns, forget }
 }
 
 /// A later pair has a later row of one side at least; the other may be an old one, which the condition bounds.

@@ -4,28 +4,34 @@
 //! |---|---|
 //! | `rows` | the row; `__weight` |
 //! | `out` | partition columns; `__at`; `__is_row`; the row of the result |
+//! | `from` | partition columns; rows that are forgotten; rows and matches that are settled, rows of these matches |
 //! | `err` | partition columns; `code`, `message`, `row` |
 //!
 //! Weight 0 says that a row is gone; the last record of equal rows is in force. A record of `out` that is no row takes away
-//! all rows of the result whose match begins at `__at` or later, and those after it are added. Boundaries are not stored:
-//! the first change of a partition after a restart is felt from its first row on.
+//! all rows of the result whose match begins at `__at` or later, and those after it are added. Of matches that are settled
+//! there may be rows of the result still; they count no more. The last record of `from` of a partition is in force; without
+//! one, nothing of it is forgotten. Boundaries are not stored: the first change of a partition after a restart is felt from
+//! its first row on.
 
 use std::sync::Arc;
 
-use arrow::array::{Array as _, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::array::{Array as _, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use millstream_sql::matching::Resume;
 
-use super::{Entry, Failure, Key, MatchOp};
-use crate::error::{Error, Result, ResultExt as _, SqlState};
-use crate::hash::hash_rows;
+use super::{Entry, Key, MatchOp};
+use crate::error::{Error, Result, ResultExt as _};
 use crate::ops::SlotDelta;
+use crate::ops::partitioned::{check, damaged};
 use crate::state::keyed::code::plain_type;
-use crate::state::rows::DecodeRows as _;
 use crate::zset::WEIGHT_COLUMN;
 
 const ROWS: &str = "rows";
 const OUT: &str = "out";
+const FROM: &str = "from";
 const ERRORS: &str = "err";
+/// Columns of `from` behind those of the partition.
+const FROM_COLUMNS: [&str; 4] = ["__base", "__row", "__matches", "__covered"];
 const AT_COLUMN: &str = "__at";
 const IS_ROW_COLUMN: &str = "__is_row";
 /// Below this many frozen records a full dump is never worth it.
@@ -39,29 +45,14 @@ struct Given {
     rows: Vec<Option<Box<[u8]>>>,
 }
 
-fn damaged() -> Error {
-    Error::new(SqlState::DATA_CORRUPTED, "stored state does not have the columns of this operator")
-}
-
-fn check(schema: &Schema, batch: &RecordBatch) -> Result<()> {
-    let fits = batch.num_columns() == schema.fields().len()
-        && schema.fields().iter().zip(batch.columns()).all(|(f, c)| f.data_type() == c.data_type());
-    if fits { Ok(()) } else { Err(damaged()) }
-}
-
 impl MatchOp {
     fn row_schema(&self) -> SchemaRef {
         let weight = Arc::new(Field::new(WEIGHT_COLUMN, DataType::Int64, false));
-        Arc::new(Schema::new(self.plain.fields().iter().cloned().chain([weight]).collect::<Vec<_>>()))
-    }
-
-    fn key_fields(&self) -> Vec<Field> {
-        let types = self.partition.iter().map(|p| self.plain.field(*p).data_type().clone());
-        types.enumerate().map(|(i, t)| Field::new(format!("k{i}"), t, true)).collect()
+        Arc::new(Schema::new(self.layout.plain.fields().iter().cloned().chain([weight]).collect::<Vec<_>>()))
     }
 
     fn out_schema(&self) -> SchemaRef {
-        let mut fields = self.key_fields();
+        let mut fields = self.layout.key_fields();
         fields.push(Field::new(AT_COLUMN, DataType::Int64, false));
         fields.push(Field::new(IS_ROW_COLUMN, DataType::Boolean, false));
         let outputs = self.output_schema.fields().iter().enumerate();
@@ -71,10 +62,11 @@ impl MatchOp {
 
     pub(super) fn freeze_state(&mut self) -> Result<Vec<SlotDelta>> {
         let dump_all = std::mem::take(&mut self.dump_all);
-        let mut out = vec![self.freeze_rows(dump_all)?, self.freeze_given(dump_all)?];
-        if std::mem::take(&mut self.failing_changed) || dump_all {
-            out.push(SlotDelta { slot: ERRORS.into(), replaces: true, batches: vec![self.failures()?] });
-        }
+        // Partitions that only waited for their output to be written are gone after it.
+        let mut out = vec![self.freeze_rows(dump_all)?, self.freeze_given(dump_all)?, self.freeze_resumes(dump_all)?];
+        let partitions = &self.partitions;
+        let failures = self.failing.freeze(&self.layout, dump_all, |s| &partitions[s as usize].key)?;
+        out.extend(failures.map(|b| SlotDelta { slot: ERRORS.into(), replaces: true, batches: vec![b] }));
         Ok(out)
     }
 
@@ -88,8 +80,8 @@ impl MatchOp {
             let all = self.partitions.iter().flat_map(|p| p.rows.iter());
             records.extend(all.map(|e| (e.key.clone(), e.weight)));
         } else {
-            let plain = self.decode(dirty.iter())?;
-            let partitions = self.partition_bytes(&plain, dirty.len())?;
+            let plain = self.layout.decode(dirty.iter())?;
+            let partitions = self.layout.partition_bytes(&plain, dirty.len())?;
             for (key, partition) in dirty.into_iter().zip(&partitions) {
                 let rows = self.slots.get(partition).map(|s| &self.partitions[*s as usize].rows);
                 let entry = rows.and_then(|r| r.find(&key).ok().and_then(|place| r.at(place)));
@@ -98,7 +90,7 @@ impl MatchOp {
             }
         }
         let batch = |records: &[(Key, i64)]| -> Result<RecordBatch> {
-            let mut columns = self.decode(records.iter().map(|r| &r.0))?;
+            let mut columns = self.layout.decode(records.iter().map(|r| &r.0))?;
             columns.push(Arc::new(records.iter().map(|r| r.1).collect::<Int64Array>()));
             RecordBatch::try_new(self.row_schema(), columns).e()
         };
@@ -125,6 +117,8 @@ impl MatchOp {
             redone.iter().filter_map(|s| self.partitions[*s as usize].changed.take().map(|from| (*s, from))).collect();
         for (slot, from) in &changed {
             of(self, *slot, *from, &mut records);
+            let p = &mut self.partitions[*slot as usize];
+            p.stored = p.given.last().map_or(p.stored.min(*from), |g| g.0 + 1);
         }
         self.frozen_given += records.keys.len();
         let replaces = dump_all || (self.frozen_given > FULL_DUMP_MIN && self.frozen_given > 2 * self.given);
@@ -134,6 +128,8 @@ impl MatchOp {
                 if !self.partitions[slot as usize].given.is_empty() {
                     of(self, slot, 0, &mut records);
                 }
+                let p = &mut self.partitions[slot as usize];
+                p.stored = p.given.last().map_or(0, |g| g.0 + 1);
             }
             self.frozen_given = records.keys.len();
         }
@@ -148,11 +144,7 @@ impl MatchOp {
     }
 
     fn given_batch(&self, records: &Given, from: usize, to: usize) -> Result<RecordBatch> {
-        let mut columns: Vec<ArrayRef> = Vec::new();
-        if let Some(converter) = &self.keys {
-            let parser = converter.parser();
-            columns = converter.decode_rows(records.keys[from..to].iter().map(|k| parser.parse(k)))?;
-        }
+        let mut columns = self.layout.decode_keys(records.keys[from..to].iter().map(AsRef::as_ref))?;
         columns.push(Arc::new(Int64Array::from(records.at[from..to].to_vec())));
         let rows = &records.rows[from..to];
         columns.push(Arc::new(rows.iter().map(|r| Some(r.is_some())).collect::<BooleanArray>()));
@@ -175,26 +167,49 @@ impl MatchOp {
         RecordBatch::try_new(self.out_schema(), columns).e()
     }
 
-    fn failures(&self) -> Result<RecordBatch> {
-        let mut columns: Vec<ArrayRef> = Vec::new();
-        if let Some(converter) = &self.keys {
-            let parser = converter.parser();
-            let keys = self.failing.keys().map(|s| parser.parse(&self.partitions[*s as usize].key));
-            columns = converter.decode_rows(keys)?;
+    fn from_schema(&self) -> SchemaRef {
+        let numbers = FROM_COLUMNS.map(|n| Field::new(n, DataType::Int64, false));
+        Arc::new(Schema::new(self.layout.key_fields().into_iter().chain(numbers).collect::<Vec<_>>()))
+    }
+
+    fn freeze_resumes(&mut self, dump_all: bool) -> Result<SlotDelta> {
+        let mut moved: Vec<u32> = std::mem::take(&mut self.moved).into_iter().collect();
+        // Those that are gone come first: one of the same key may be there again.
+        let gone = std::mem::take(&mut self.gone);
+        self.frozen_resumes += moved.len() + gone.len();
+        let replaces =
+            dump_all || (self.frozen_resumes > FULL_DUMP_MIN && self.frozen_resumes > 2 * self.partitions.len());
+        let mut records: Vec<(Box<[u8]>, [u64; 4])> = Vec::new();
+        if replaces {
+            moved = self.live().into_iter().filter(|s| self.partitions[*s as usize].resume.row > 0).collect();
+            self.frozen_resumes = moved.len();
+        } else {
+            moved.sort_unstable();
+            records.extend(gone.into_iter().map(|key| (key, [0; 4])));
         }
-        let mut fields = self.key_fields();
-        let text = |f: fn(&Failure) -> &str| -> ArrayRef {
-            Arc::new(self.failing.values().map(|v| Some(f(v))).collect::<StringArray>())
+        for slot in moved {
+            let p = &mut self.partitions[slot as usize];
+            p.noted = true;
+            records.push((p.key.clone(), [p.base, p.resume.row, p.resume.matches, p.resume.covered]));
+        }
+        let batch = |records: &[(Box<[u8]>, [u64; 4])]| -> Result<RecordBatch> {
+            let mut columns = self.layout.decode_keys(records.iter().map(|r| r.0.as_ref()))?;
+            let column = |i: usize| -> ArrayRef {
+                let numbers = records.iter().map(|r| i64::try_from(r.1[i]).unwrap_or(i64::MAX));
+                Arc::new(numbers.collect::<Int64Array>())
+            };
+            columns.extend((0..FROM_COLUMNS.len()).map(column));
+            RecordBatch::try_new(self.from_schema(), columns).e()
         };
-        columns.extend([text(|f| &f.code), text(|f| &f.message), text(|f| &f.row)]);
-        fields.extend(["code", "message", "row"].map(|n| Field::new(n, DataType::Utf8, false)));
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).e()
+        let batches = records.chunks(FULL_DUMP_MIN).map(batch).collect::<Result<_>>()?;
+        Ok(SlotDelta { slot: FROM.into(), replaces, batches })
     }
 
     pub(super) fn restore_state(&mut self, slot: &str, batch: &RecordBatch) -> Result<()> {
         match slot {
             ROWS => self.restore_rows(batch),
             OUT => self.restore_given(batch),
+            FROM => self.restore_resumes(batch),
             ERRORS => self.restore_failures(batch),
             other => Err(Error::internal(format!("MATCH_RECOGNIZE has no state slot \"{other}\""))),
         }
@@ -202,26 +217,21 @@ impl MatchOp {
 
     /// The records of this shard, by their partition columns.
     fn own(&mut self, batch: &RecordBatch, keys: &[ArrayRef]) -> Result<RecordBatch> {
-        let rows = batch.num_rows();
-        let own: BooleanArray = if keys.is_empty() {
-            vec![self.shard.index == 0; rows].into()
-        } else {
-            hash_rows(keys, rows).into_iter().map(|h| Some(self.shard.owns(h))).collect()
-        };
-        self.dump_all |= own.true_count() < rows;
-        arrow::compute::filter_record_batch(batch, &own).e()
+        let (own, others) = self.layout.own(batch, keys)?;
+        self.dump_all |= others;
+        Ok(own)
     }
 
     fn restore_rows(&mut self, batch: &RecordBatch) -> Result<()> {
         check(&self.row_schema(), batch)?;
-        let keys: Vec<ArrayRef> = self.partition.iter().map(|p| batch.column(*p).clone()).collect();
+        let keys: Vec<ArrayRef> = self.layout.partition.iter().map(|p| batch.column(*p).clone()).collect();
         let batch = self.own(batch, &keys)?;
         let n = batch.num_rows();
-        let width = self.plain.fields().len();
+        let width = self.layout.plain.fields().len();
         let plain = &batch.columns()[..width];
         let weights = batch.column(width).as_primitive::<Int64Type>();
-        let rows = self.encode(plain, n)?;
-        let partitions = self.partition_bytes(plain, n)?;
+        let rows = self.layout.encode(plain, n)?;
+        let partitions = self.layout.partition_bytes(plain, n)?;
         self.frozen_rows += n;
         for (i, ((key, order), partition)) in rows.into_iter().zip(partitions).enumerate() {
             let slot = self.slot_of(partition);
@@ -248,10 +258,10 @@ impl MatchOp {
 
     fn restore_given(&mut self, batch: &RecordBatch) -> Result<()> {
         check(&self.out_schema(), batch)?;
-        let width = self.partition.len();
+        let width = self.layout.partition.len();
         let batch = self.own(batch, &batch.columns()[..width])?;
         let n = batch.num_rows();
-        let keys = self.key_bytes(&batch.columns()[..width], n)?;
+        let keys = self.layout.key_bytes(&batch.columns()[..width], n)?;
         let at = batch.column(width).as_primitive::<Int64Type>();
         let is_row = batch.column(width + 1).as_boolean();
         let rows = self.outputs.convert_columns(&batch.columns()[width + 2..]).e()?;
@@ -274,31 +284,49 @@ impl MatchOp {
         Ok(())
     }
 
-    /// Partition columns as bytes.
-    fn key_bytes(&self, keys: &[ArrayRef], rows: usize) -> Result<Vec<Box<[u8]>>> {
-        let Some(converter) = &self.keys else { return Ok(vec![Box::from([0u8].as_slice()); rows]) };
-        let bytes = converter.convert_columns(&millstream_sql::matching::partition_columns(keys)).e()?;
-        Ok((0..rows).map(|i| Box::from(bytes.row(i).data())).collect())
+    fn restore_resumes(&mut self, batch: &RecordBatch) -> Result<()> {
+        check(&self.from_schema(), batch)?;
+        let width = self.layout.partition.len();
+        let batch = self.own(batch, &batch.columns()[..width])?;
+        let n = batch.num_rows();
+        let keys = self.layout.key_bytes(&batch.columns()[..width], n)?;
+        self.frozen_resumes += n;
+        for (i, key) in keys.into_iter().enumerate() {
+            let number = |column: usize| -> Result<u64> {
+                let column = batch.column(width + column).as_primitive::<Int64Type>();
+                u64::try_from(column.value(i)).map_err(|_| damaged())
+            };
+            let resume = Resume { row: number(1)?, matches: number(2)?, covered: number(3)?, expires: None };
+            let base = number(0)?;
+            if base > resume.row {
+                return Err(damaged());
+            }
+            let slot = self.slot_of(key);
+            let p = &mut self.partitions[slot as usize];
+            (p.base, p.resume, p.stop, p.noted) = (base, resume, resume, resume.row > 0);
+        }
+        Ok(())
     }
 
     fn restore_failures(&mut self, batch: &RecordBatch) -> Result<()> {
-        let width = self.partition.len();
-        if batch.num_columns() != width + 3 {
-            return Err(damaged());
-        }
-        let batch = self.own(batch, &batch.columns()[..width])?;
-        let texts: Option<Vec<&StringArray>> =
-            batch.columns().iter().skip(width).map(|c| c.as_string_opt::<i32>()).collect();
-        let Some([code, message, row]) = texts.as_deref() else { return Err(damaged()) };
-        for (i, key) in self.key_bytes(&batch.columns()[..width], batch.num_rows())?.into_iter().enumerate() {
+        for (key, failure) in self.failing.read(&self.layout, batch)? {
             let slot = self.slot_of(key);
-            let failure = Failure {
-                code: code.value(i).to_owned(),
-                message: message.value(i).to_owned(),
-                row: row.value(i).to_owned(),
-            };
-            self.failing.insert(slot, failure);
+            self.failing.restore(slot, failure);
         }
         Ok(())
+    }
+
+    /// Everything is read: matches that are settled go, and the next tick sees how far time is.
+    pub(super) fn restored_state(&mut self) {
+        let all = self.live();
+        for slot in &all {
+            let p = &mut self.partitions[*slot as usize];
+            p.stored = p.given.last().map_or(0, |g| g.0 + 1);
+            let settled = p.given.partition_point(|g| g.0 < p.resume.row);
+            self.given -= settled;
+            self.bytes -= p.given.drain(..settled).map(|g| g.1.len()).sum::<usize>();
+        }
+        self.waking = true;
+        self.remove_empty(&all);
     }
 }

@@ -1,100 +1,23 @@
-use arrow::array::{Float64Array, Int64Array, StringArray};
-use arrow::datatypes::DataType;
-use datafusion::datasource::MemTable;
-use datafusion::prelude::SessionContext;
-use millstream_sql::parse::parse_query;
-use millstream_sql::plan::build::{Relations, build};
-use millstream_sql::plan::{ChangelogKind, IncOp, IncPlan, RelationId};
-use millstream_sql::session::{plan_query, session_state_for_views};
+use millstream_sql::plan::{IncOp, IncPlan};
 
 use super::*;
-use crate::ops::aggregate::harness::{Random, Rig, text};
+use crate::ops::aggregate::harness::{Random, Rig};
+use crate::ops::partitioned::harness::{Row, TestRow, batch, direct, plan};
 
-/// p, o, x, s.
-type Row = (Option<i64>, Option<i64>, Option<f64>, Option<&'static str>);
-
-fn schema() -> SchemaRef {
-    let f = |n: &str, t| Field::new(n, t, true);
-    Arc::new(Schema::new(vec![
-        f("p", DataType::Int64),
-        f("o", DataType::Int64),
-        f("x", DataType::Float64),
-        f("s", DataType::Utf8),
-    ]))
-}
-
-fn rows(rows: &[Row]) -> RecordBatch {
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(rows.iter().map(|r| r.0).collect::<Int64Array>()),
-        Arc::new(rows.iter().map(|r| r.1).collect::<Int64Array>()),
-        Arc::new(rows.iter().map(|r| r.2).collect::<Float64Array>()),
-        Arc::new(rows.iter().map(|r| r.3).collect::<StringArray>()),
-    ];
-    RecordBatch::try_new(schema(), columns).unwrap()
-}
-
-fn batch(changes: &[(Row, i64)]) -> ZBatch {
-    let all: Vec<Row> = changes.iter().map(|c| c.0).collect();
-    let weights: Vec<i64> = changes.iter().map(|c| c.1).collect();
-    ZBatch::new(rows(&all), Weights::Dense(weights.into()))
-}
-
-struct T;
-
-impl Relations for T {
-    fn resolve(&self, _: &datafusion::common::TableReference) -> Option<(RelationId, ChangelogKind)> {
-        Some((RelationId(1), ChangelogKind::Retract))
-    }
-}
-
-fn context(content: &[Row]) -> SessionContext {
-    let context = SessionContext::new_with_state(session_state_for_views());
-    context.register_table("t", Arc::new(MemTable::try_new(schema(), vec![vec![rows(content)]]).unwrap())).unwrap();
-    context
-}
-
-fn block<F: Future>(f: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(f)
-}
-
-fn logical(context: &SessionContext, sql: &str) -> datafusion::logical_expr::LogicalPlan {
-    let query = parse_query(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
-    block(plan_query(&context.state(), &query, sql)).unwrap_or_else(|e| panic!("{sql}: {e}"))
-}
-
-fn plan(sql: &str) -> Arc<IncPlan> {
-    let context = context(&[]);
-    Arc::new(build(&context.state(), logical(&context, sql), &T).unwrap_or_else(|e| panic!("{sql}: {e}")))
-}
-
-/// What the query gives over all rows at once.
-fn direct(sql: &str, content: &[Row]) -> Result<BTreeMap<String, i64>> {
-    let context = context(content);
-    let frame = block(context.execute_logical_plan(logical(&context, sql))).unwrap();
-    let batches = block(frame.collect()).map_err(evaluation_error)?;
-    let mut out = BTreeMap::new();
-    for b in &batches {
-        for i in 0..b.num_rows() {
-            *out.entry(text(b, i)).or_default() += 1;
-        }
-    }
-    Ok(out)
-}
-
-/// The operator of a plan that reads the source as it is.
-fn rig(plan: &Arc<IncPlan>, shards: u32) -> Rig {
+/// The operator of a plan that reads rows `R`.
+pub(super) fn rig_of<R: TestRow>(plan: &IncPlan, decided: bool, shards: u32) -> Rig {
     let found = plan.nodes.iter().find_map(|n| match &n.op {
-        IncOp::MatchRecognize { spec } => Some((n.schema.clone(), spec.as_ref().clone())),
+        IncOp::MatchRecognize { spec, .. } => Some((n.schema.clone(), spec.as_ref().clone())),
         _ => None,
     });
     let (output, spec) = found.expect("a MATCH_RECOGNIZE");
-    assert!(
-        !plan.nodes.iter().any(|n| matches!(n.op, IncOp::Map { .. }) && n.inputs[0].0 == 0),
-        "a map over the source"
-    );
     Rig::new(shards, spec.shape.partition.clone(), move |shard| {
-        Box::new(MatchOp::new(spec.clone(), schema(), output.clone(), shard).unwrap())
+        Box::new(MatchOp::new(spec.clone(), decided, R::schema(), output.clone(), shard).unwrap())
     })
+}
+
+fn rig(plan: &IncPlan, shards: u32) -> Rig {
+    rig_of::<Row>(plan, false, shards)
 }
 
 fn a_row(r: &mut Random) -> Row {
@@ -108,7 +31,7 @@ fn a_row(r: &mut Random) -> Row {
 
 /// Random inserts and deletes of several rows a tick; after each the output is what the query gives.
 fn check(sql: &str, seed: u64, shards: u32) {
-    let plan = plan(sql);
+    let plan = plan::<Row>(sql);
     let mut r = Random(seed);
     let mut rig = rig(&plan, shards);
     rig.chunk_rows = 5;
@@ -142,8 +65,8 @@ fn check(sql: &str, seed: u64, shards: u32) {
     }
 }
 
-fn plan_is_partitioned(plan: &IncPlan) -> bool {
-    plan.nodes.iter().any(|n| matches!(&n.op, IncOp::MatchRecognize { spec } if !spec.shape.partition.is_empty()))
+pub(super) fn plan_is_partitioned(plan: &IncPlan) -> bool {
+    plan.nodes.iter().any(|n| matches!(&n.op, IncOp::MatchRecognize { spec, .. } if !spec.shape.partition.is_empty()))
 }
 
 #[test]
@@ -181,7 +104,7 @@ fn matches_equal_recomputation_after_every_change() {
 fn only_the_rows_after_the_last_boundary_are_matched_again() {
     let sql = "SELECT * FROM t MATCH_RECOGNIZE (PARTITION BY p ORDER BY o MEASURES A.o AS a, B.o AS b, MATCH_NUMBER() AS n \
                PATTERN (A B) DEFINE A AS s = 'a', B AS s = 'b')";
-    let plan = plan(sql);
+    let plan = plan::<Row>(sql);
     let mut rig = rig(&plan, 1);
     let row = |o: i64, s: &'static str| (Some(1), Some(o), None, Some(s));
     let all: Vec<(Row, i64)> = (0..1000).map(|o| (row(2 * o, if o % 2 == 0 { "a" } else { "b" }), 1)).collect();
@@ -205,7 +128,7 @@ fn only_the_rows_after_the_last_boundary_are_matched_again() {
 fn a_partition_that_cannot_be_matched_fails_alone_and_heals() {
     let sql = "SELECT * FROM t MATCH_RECOGNIZE (PARTITION BY p ORDER BY o MEASURES A.o AS a \
                PATTERN (A) DEFINE A AS 10 / o > 1)";
-    let plan = plan(sql);
+    let plan = plan::<Row>(sql);
     let mut rig = rig(&plan, 1);
     let good: Row = (Some(1), Some(3), Some(1.0), None);
     let bad: Row = (Some(2), Some(0), Some(1.0), None);
@@ -229,7 +152,7 @@ fn a_partition_that_cannot_be_matched_fails_alone_and_heals() {
 #[test]
 fn a_checkpoint_holds_what_changed() {
     let sql = "SELECT * FROM t MATCH_RECOGNIZE (PARTITION BY p ORDER BY o MEASURES A.o AS a, COUNT(*) AS n PATTERN (A B*) DEFINE B AS o < PREV(o) + 2)";
-    let plan = plan(sql);
+    let plan = plan::<Row>(sql);
     let mut rig = rig(&plan, 2);
     let row = |p: i64, o: i64| (Some(p), Some(o), None, None);
     let all: Vec<(Row, i64)> = (0..200).map(|i| (row(i % 7, i), 1)).collect();

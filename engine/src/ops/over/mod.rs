@@ -11,30 +11,25 @@
 
 mod compute;
 mod reach;
-pub(in crate::ops) mod rows;
 mod running;
 mod store;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 
-use arrow::array::{Array as _, ArrayRef, RecordBatch};
-use arrow::compute::SortOptions;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::row::{RowConverter, SortField};
+use arrow::array::{Array as _, RecordBatch};
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::execution::SessionState;
 use millstream_sql::plan::time::micros_array;
 use millstream_sql::plan::{SortColumn, StoredPlan};
 
 use self::compute::Computer;
 use self::reach::{Measure, Reach};
-use self::rows::{Entry, Key, Rows};
 use self::running::{Piece, Snapshot};
-use super::eval::{RowText, is_of_data};
+use super::eval::is_of_data;
+use super::partitioned::rows::{Entry, Key, Rows};
+use super::partitioned::{Failures, Layout};
 use super::{DeltaOp, Emit, ErrorSet, Shard, SlotDelta, StateStats, TickCx};
 use crate::error::{Error, Result, ResultExt as _};
-use crate::state::keyed::code::{canonical, plain_type};
-use crate::state::rows::DecodeRows as _;
 use crate::zset::{Weights, ZBatch};
 
 /// Rows given to one run of the functions, about; a partition's piece is never cut.
@@ -67,35 +62,17 @@ type Computed = (Vec<Box<[u8]>>, Vec<(usize, Snapshot)>);
 /// A row of output: the row, its result, its weight.
 type Change = (Key, Box<[u8]>, i64);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Failure {
-    code: String,
-    message: String,
-    row: String,
-}
-
 /// See the module.
 pub struct OverOp {
-    /// Columns of the input, without encodings such as dictionaries.
-    plain: SchemaRef,
+    layout: Layout,
     output_schema: SchemaRef,
-    partition: Vec<usize>,
-    order: Vec<SortColumn>,
     reach: Reach,
     computer: Computer,
-    shard: Shard,
-    /// Order, then row.
-    rows: RowConverter,
-    /// Order alone.
-    orders: Option<RowConverter>,
-    /// Partition columns.
-    keys: Option<RowConverter>,
     slots: HashMap<Box<[u8]>, u32>,
     partitions: Vec<Partition>,
     free: Vec<u32>,
     touched: Vec<u32>,
-    failing: BTreeMap<u32, Failure>,
-    failing_changed: bool,
+    failing: Failures,
     entries: usize,
     bytes: usize,
     /// Rows whose weight or results changed since the last freeze.
@@ -119,47 +96,19 @@ impl OverOp {
         shard: Shard,
     ) -> Result<Self> {
         let width = input.fields().len();
-        let outside = partition.iter().copied().chain(order.iter().map(|o| o.column)).find(|c| *c >= width);
-        if let Some(c) = outside {
-            return Err(Error::internal(format!("window over column {c} of {width}")));
-        }
-        let fields = input.fields().iter().map(|f| Field::new(f.name(), plain_type(f.data_type()), true));
-        let plain: SchemaRef = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        let ordered: Vec<SortField> = order
-            .iter()
-            .map(|o| {
-                let options = SortOptions { descending: o.descending, nulls_first: o.nulls_first };
-                SortField::new_with_options(plain.field(o.column).data_type().clone(), options)
-            })
-            .collect();
-        let whole = ordered.iter().cloned().chain(plain.fields().iter().map(|f| SortField::new(f.data_type().clone())));
-        let whole: Vec<SortField> = whole.collect();
-        if !RowConverter::supports_fields(&whole) {
-            return Err(Error::unsupported("a window function over rows of a type that has no order"));
-        }
-        let converter = |fields: Vec<SortField>| -> Result<Option<RowConverter>> {
-            if fields.is_empty() { Ok(None) } else { RowConverter::new(fields).map(Some).e() }
-        };
-        let of_keys = partition.iter().map(|p| SortField::new(plain.field(*p).data_type().clone())).collect();
+        let layout = Layout::new(&input, partition, order, shard, "a window function")?;
         let results = output_schema.fields().iter().skip(width).map(|f| f.data_type().clone()).collect();
         let computer = Computer::new(state, plan, &input, results)?;
         Ok(Self {
             reach: Reach::of(&plan.logical, computer.running())?,
             computer,
-            plain,
+            layout,
             output_schema,
-            partition,
-            shard,
-            rows: RowConverter::new(whole).e()?,
-            orders: converter(ordered)?,
-            keys: converter(of_keys)?,
-            order,
             slots: HashMap::new(),
             partitions: Vec::new(),
             free: Vec::new(),
             touched: Vec::new(),
-            failing: BTreeMap::new(),
-            failing_changed: false,
+            failing: Failures::default(),
             entries: 0,
             bytes: 0,
             dirty: HashSet::new(),
@@ -167,38 +116,6 @@ impl OverOp {
             dump_all: false,
             oldest: i64::MAX,
         })
-    }
-
-    fn plain_columns(&self, columns: &[ArrayRef]) -> Result<Vec<ArrayRef>> {
-        let cast = |(c, f): (&ArrayRef, &Arc<Field>)| match c.data_type() == f.data_type() {
-            true => Ok(c.clone()),
-            false => arrow::compute::cast(c, f.data_type()).e(),
-        };
-        columns.iter().zip(self.plain.fields()).map(cast).collect()
-    }
-
-    /// Rows as keys, with the bytes of their order.
-    fn encode(&self, plain: &[ArrayRef], rows: usize) -> Result<Vec<(Key, u32)>> {
-        let ordered: Vec<ArrayRef> = self.order.iter().map(|o| plain[o.column].clone()).collect();
-        let orders = self.orders.as_ref().map(|c| c.convert_columns(&ordered)).transpose().e()?;
-        let whole = self.rows.convert_columns(&[ordered, plain.to_vec()].concat()).e()?;
-        let order = |i: usize| orders.as_ref().map_or(0, |o| o.row(i).data().len() as u32);
-        Ok((0..rows).map(|i| (Key::from(whole.row(i).data()), order(i))).collect())
-    }
-
-    /// The (plain) rows of these keys.
-    fn decode<'k>(&self, keys: impl Iterator<Item = &'k Key>) -> Result<Vec<ArrayRef>> {
-        let parser = self.rows.parser();
-        let keys: Vec<&Key> = keys.collect();
-        let mut columns = self.rows.decode_rows(keys.iter().map(|k| parser.parse(k)))?;
-        Ok(columns.split_off(self.order.len()))
-    }
-
-    fn partition_bytes(&self, plain: &[ArrayRef], rows: usize) -> Result<Vec<Box<[u8]>>> {
-        let Some(converter) = &self.keys else { return Ok(vec![Box::from([0u8].as_slice()); rows]) };
-        let columns = self.partition.iter().map(|p| canonical(&plain[*p])).collect::<Result<Vec<ArrayRef>>>()?;
-        let keys = converter.convert_columns(&columns).e()?;
-        Ok((0..rows).map(|i| Box::from(keys.row(i).data())).collect())
     }
 
     fn slot_of(&mut self, key: Box<[u8]>) -> u32 {
@@ -281,8 +198,8 @@ impl OverOp {
             out.push(all);
             return Ok(());
         }
-        let descending = self.order.first().is_some_and(|o| o.descending);
-        let measure = Measure { rows, starts: &starts, orders: self.orders.as_ref(), descending };
+        let descending = self.layout.order.first().is_some_and(|o| o.descending);
+        let measure = Measure { rows, starts: &starts, orders: self.layout.orders(), descending };
         let mut pieces: Vec<(u64, u64)> = Vec::new();
         for (key, more) in changed {
             let (position, copies) = match rows.find(key) {
@@ -327,7 +244,7 @@ impl OverOp {
     /// Computes pieces; if that fails, finds the partitions that are to blame.
     fn run(&mut self, works: &[Work], errors: &mut ErrorSet, out: &mut Vec<Change>) -> Result<()> {
         // A partition that failed has no output at all.
-        let works: Vec<Work> = works.iter().filter(|w| !self.failing.contains_key(&w.slot)).copied().collect();
+        let works: Vec<Work> = works.iter().filter(|w| !self.failing.contains(w.slot)).copied().collect();
         let (Some(first), Some(last)) = (works.first(), works.last()) else { return Ok(()) };
         match self.compute(&works) {
             Ok((results, taken)) => {
@@ -365,7 +282,7 @@ impl OverOp {
             let before = last_before(&p.snapshots, w.from);
             pieces.push(Piece { range: start..keys.len(), position: w.needs_from, from: w.from, before });
         }
-        let columns = self.decode(keys.iter())?;
+        let columns = self.layout.decode(keys.iter())?;
         let orders: Vec<&[u8]> = keys.iter().zip(&lengths).map(|(k, n)| &k[..*n]).collect();
         let mut taken = Vec::new();
         let results = self.computer.run(columns, &orders, &pieces, &self.reach.positions, &mut taken)?;
@@ -415,20 +332,14 @@ impl OverOp {
             }
         });
         let first = rows.iter().next().map(|e| e.key.clone());
-        let columns = self.decode(first.iter())?;
-        let keys: Vec<ArrayRef> = self.partition.iter().map(|p| columns[*p].clone()).collect();
-        let row = if first.is_some() && !keys.is_empty() { RowText::of_columns(&keys)?.row(0) } else { String::new() };
-        errors.add(error.code.0, &error.message, &row, 1);
-        self.failing.insert(slot, Failure { code: error.code.0.to_owned(), message: error.message, row });
-        self.failing_changed = true;
-        Ok(())
+        self.failing.add(&self.layout, slot, first.as_ref(), error, errors)
     }
 
     fn emit(&mut self, changes: Vec<Change>, out: &mut dyn Emit) -> Result<()> {
         if changes.is_empty() {
             return Ok(());
         }
-        let mut columns = self.decode(changes.iter().map(|c| &c.0))?;
+        let mut columns = self.layout.decode(changes.iter().map(|c| &c.0))?;
         columns.extend(self.computer.decode(changes.iter().map(|c| c.1.as_ref()))?);
         for (c, f) in columns.iter_mut().zip(self.output_schema.fields()) {
             if c.data_type() != f.data_type() {
@@ -443,17 +354,15 @@ impl OverOp {
 
     /// Forgets partitions that no later change can reach.
     fn forget(&mut self, cx: &TickCx<'_>) -> Result<()> {
-        let of_key = |(c, bound)| self.partition.iter().position(|p| *p == c).map(|k| (k, bound));
+        let of_key = |(c, bound)| self.layout.partition.iter().position(|p| *p == c).map(|k| (k, bound));
         let Some((key, bound)) = cx.time.forgettable(0).find_map(of_key) else { return Ok(()) };
         // All are looked at when the oldest of them may go.
         if bound <= self.oldest {
             return Ok(());
         }
-        let Some(converter) = &self.keys else { return Ok(()) };
         let live: Vec<u32> =
             (0..self.partitions.len() as u32).filter(|s| !self.partitions[*s as usize].key.is_empty()).collect();
-        let parser = converter.parser();
-        let columns = converter.decode_rows(live.iter().map(|s| parser.parse(&self.partitions[*s as usize].key)))?;
+        let columns = self.layout.decode_keys(live.iter().map(|s| self.partitions[*s as usize].key.as_ref()))?;
         let Some(times) = columns.get(key).and_then(micros_array) else { return Ok(()) };
         self.oldest = i64::MAX;
         for (slot, time) in live.into_iter().zip(times.iter()) {
@@ -466,7 +375,7 @@ impl OverOp {
                         self.dirty.insert(e.key.clone());
                     }
                     self.slots.remove(&p.key);
-                    self.failing_changed |= self.failing.remove(&slot).is_some();
+                    self.failing.forget(slot);
                     self.free.push(slot);
                 }
                 Some(t) => self.oldest = self.oldest.min(t),
@@ -494,12 +403,12 @@ impl DeltaOp for OverOp {
         if batch.is_empty() {
             return Ok(());
         }
-        if self.partition.is_empty() && self.shard.index != 0 {
+        if self.layout.partition.is_empty() && self.layout.shard.index != 0 {
             return Err(Error::internal("rows of a window without partitions belong on shard 0"));
         }
-        let plain = self.plain_columns(batch.rows.columns())?;
-        let rows = self.encode(&plain, batch.len())?;
-        let partitions = self.partition_bytes(&plain, batch.len())?;
+        let plain = self.layout.plain_columns(batch.rows.columns())?;
+        let rows = self.layout.encode(&plain, batch.len())?;
+        let partitions = self.layout.partition_bytes(&plain, batch.len())?;
         for (i, ((key, order), partition)) in rows.into_iter().zip(partitions).enumerate() {
             let weight = batch.weight(i);
             if weight == 0 {
@@ -522,14 +431,10 @@ impl DeltaOp for OverOp {
         let mut works: Vec<Work> = Vec::new();
         let mut needed = 0;
         for (i, slot) in touched.iter().enumerate() {
-            let healed = self.failing.remove(slot);
-            if let Some(f) = &healed {
-                cx.errors.add(&f.code, &f.message, &f.row, -1);
-                self.failing_changed = true;
-            }
+            let healed = self.failing.heal(*slot, cx.errors);
             let changed = self.settle(*slot, &mut changes);
             let first = works.len();
-            self.work(*slot, &changed, healed.is_some(), &mut works)?;
+            self.work(*slot, &changed, healed, &mut works)?;
             needed += works[first..].iter().map(|w| w.needs_to - w.needs_from).sum::<u64>();
             if needed >= ROWS_PER_RUN || i + 1 == touched.len() {
                 self.run(&std::mem::take(&mut works), cx.errors, &mut changes)?;

@@ -10,9 +10,9 @@ use datafusion::logical_expr::{Expr, LogicalPlan, WindowFrameBound, WindowFrameU
 
 use millstream_sql::functions::excluding::EXCLUDING;
 
-use super::rows::{Rows, Starts};
 use super::running::Running;
 use crate::error::{Error, Result, ResultExt as _};
+use crate::ops::partitioned::rows::{Rows, Starts};
 use crate::state::rows::DecodeRows as _;
 
 /// A distance in one direction: the farther of its parts.

@@ -10,14 +10,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array as _, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::array::{Array as _, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
-use super::{Entry, Failure, Key, OverOp};
-use crate::error::{Error, Result, ResultExt as _, SqlState};
-use crate::hash::hash_rows;
+use super::{Entry, Key, OverOp};
+use crate::error::{Error, Result, ResultExt as _};
 use crate::ops::SlotDelta;
-use crate::state::rows::DecodeRows as _;
+use crate::ops::partitioned::{check, damaged};
 use crate::zset::WEIGHT_COLUMN;
 
 const ROWS: &str = "rows";
@@ -55,13 +54,9 @@ impl Records {
     }
 }
 
-fn damaged() -> Error {
-    Error::new(SqlState::DATA_CORRUPTED, "stored state does not have the columns of this operator")
-}
-
 impl OverOp {
     fn record_schema(&self) -> Schema {
-        let mut fields: Vec<Field> = self.plain.fields().iter().map(|f| f.as_ref().clone()).collect();
+        let mut fields: Vec<Field> = self.layout.plain.fields().iter().map(|f| f.as_ref().clone()).collect();
         fields.extend(
             self.computer.types().iter().enumerate().map(|(i, t)| Field::new(format!("w{i}"), t.clone(), true)),
         );
@@ -70,7 +65,7 @@ impl OverOp {
     }
 
     fn to_batch(&self, records: Records) -> Result<RecordBatch> {
-        let mut columns = self.decode(records.keys.iter())?;
+        let mut columns = self.layout.decode(records.keys.iter())?;
         let mut found = 0;
         let picks: UInt32Array = records
             .results
@@ -110,8 +105,8 @@ impl OverOp {
             }
         } else {
             for keys in dirty.chunks(FULL_DUMP_ROWS_MIN) {
-                let plain = self.decode(keys.iter())?;
-                let partitions = self.partition_bytes(&plain, keys.len())?;
+                let plain = self.layout.decode(keys.iter())?;
+                let partitions = self.layout.partition_bytes(&plain, keys.len())?;
                 for (key, partition) in keys.iter().zip(&partitions) {
                     let rows = self.slots.get(partition).map(|s| &self.partitions[*s as usize].rows);
                     let entry = rows.and_then(|r| r.find(key).ok().and_then(|place| r.at(place)));
@@ -124,27 +119,10 @@ impl OverOp {
             batches.push(self.to_batch(records)?);
         }
         let mut out = vec![SlotDelta { slot: ROWS.into(), replaces, batches }];
-        if std::mem::take(&mut self.failing_changed) {
-            out.push(SlotDelta { slot: ERRORS.into(), replaces: true, batches: vec![self.failures()?] });
-        }
+        let partitions = &self.partitions;
+        let failures = self.failing.freeze(&self.layout, false, |s| &partitions[s as usize].key)?;
+        out.extend(failures.map(|b| SlotDelta { slot: ERRORS.into(), replaces: true, batches: vec![b] }));
         Ok(out)
-    }
-
-    fn failures(&self) -> Result<RecordBatch> {
-        let mut columns: Vec<ArrayRef> = Vec::new();
-        if let Some(converter) = &self.keys {
-            let parser = converter.parser();
-            let keys = self.failing.keys().map(|s| parser.parse(&self.partitions[*s as usize].key));
-            columns = converter.decode_rows(keys)?;
-        }
-        let types = self.partition.iter().map(|p| self.plain.field(*p).data_type().clone());
-        let mut fields: Vec<Field> = types.enumerate().map(|(i, t)| Field::new(format!("k{i}"), t, true)).collect();
-        let text = |f: fn(&Failure) -> &str| -> ArrayRef {
-            Arc::new(self.failing.values().map(|v| Some(f(v))).collect::<StringArray>())
-        };
-        columns.extend([text(|f| &f.code), text(|f| &f.message), text(|f| &f.row)]);
-        fields.extend(["code", "message", "row"].map(|n| Field::new(n, DataType::Utf8, false)));
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).e()
     }
 
     pub(super) fn restore_state(&mut self, slot: &str, batch: &RecordBatch) -> Result<()> {
@@ -155,33 +133,19 @@ impl OverOp {
         }
     }
 
-    /// Which rows belong to this shard, by their partition columns.
-    fn own(&self, keys: &[ArrayRef], rows: usize) -> BooleanArray {
-        if keys.is_empty() {
-            return vec![self.shard.index == 0; rows].into();
-        }
-        hash_rows(keys, rows).into_iter().map(|h| Some(self.shard.owns(h))).collect()
-    }
-
     fn restore_rows(&mut self, batch: &RecordBatch) -> Result<()> {
-        let schema = self.record_schema();
-        let fits = batch.num_columns() == schema.fields().len()
-            && schema.fields().iter().zip(batch.columns()).all(|(f, c)| f.data_type() == c.data_type());
-        if !fits {
-            return Err(damaged());
-        }
-        let keys: Vec<ArrayRef> = self.partition.iter().map(|p| batch.column(*p).clone()).collect();
-        let own = self.own(&keys, batch.num_rows());
-        self.dump_all |= own.true_count() < batch.num_rows();
-        let batch = arrow::compute::filter_record_batch(batch, &own).e()?;
+        check(&self.record_schema(), batch)?;
+        let keys: Vec<ArrayRef> = self.layout.partition.iter().map(|p| batch.column(*p).clone()).collect();
+        let (batch, others) = self.layout.own(batch, &keys)?;
+        self.dump_all |= others;
         let n = batch.num_rows();
-        let width = self.plain.fields().len();
+        let width = self.layout.plain.fields().len();
         let plain = &batch.columns()[..width];
         let results = self.computer.encode(&batch.columns()[width..batch.num_columns() - 2])?;
         let at = batch.column(batch.num_columns() - 2).as_primitive::<Int64Type>();
         let weights = batch.column(batch.num_columns() - 1).as_primitive::<Int64Type>();
-        let rows = self.encode(plain, n)?;
-        let partitions = self.partition_bytes(plain, n)?;
+        let rows = self.layout.encode(plain, n)?;
+        let partitions = self.layout.partition_bytes(plain, n)?;
         for (i, ((key, order), partition)) in rows.into_iter().zip(partitions).enumerate() {
             let slot = self.slot_of(partition);
             let rows = &mut self.partitions[slot as usize].rows;
@@ -220,27 +184,9 @@ impl OverOp {
     }
 
     fn restore_failures(&mut self, batch: &RecordBatch) -> Result<()> {
-        let width = self.partition.len();
-        let texts: Option<Vec<&StringArray>> =
-            batch.columns().iter().skip(width).map(|c| c.as_string_opt::<i32>()).collect();
-        let Some([code, message, row]) = texts.as_deref() else { return Err(damaged()) };
-        let keys = &batch.columns()[..width];
-        let own = self.own(keys, batch.num_rows());
-        let bytes = match &self.keys {
-            Some(converter) => {
-                let rows = converter.convert_columns(keys).e()?;
-                (0..batch.num_rows()).map(|i| Box::from(rows.row(i).data())).collect()
-            }
-            None => vec![Box::from([0u8].as_slice()); batch.num_rows()],
-        };
-        for (i, key) in bytes.into_iter().enumerate().filter(|(i, _)| own.value(*i)) {
+        for (key, failure) in self.failing.read(&self.layout, batch)? {
             let slot = self.slot_of(key);
-            let failure = Failure {
-                code: code.value(i).to_owned(),
-                message: message.value(i).to_owned(),
-                row: row.value(i).to_owned(),
-            };
-            self.failing.insert(slot, failure);
+            self.failing.restore(slot, failure);
         }
         Ok(())
     }

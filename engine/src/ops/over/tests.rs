@@ -1,93 +1,12 @@
-use arrow::array::{Float64Array, Int64Array, StringArray};
-use datafusion::datasource::MemTable;
-use datafusion::prelude::SessionContext;
-use millstream_sql::plan::build::{Relations, build};
-use millstream_sql::plan::{ChangelogKind, IncOp, IncPlan, RelationId};
-use millstream_sql::session::{plan_query, session_state_for_views};
+use millstream_sql::plan::{IncOp, IncPlan};
+use millstream_sql::session::session_state_for_views;
 
 use super::*;
-use crate::ops::aggregate::harness::{Random, Rig, text};
-
-/// p, o, x, s.
-type Row = (Option<i64>, Option<i64>, Option<f64>, Option<&'static str>);
-
-fn schema() -> SchemaRef {
-    let f = |n: &str, t| Field::new(n, t, true);
-    Arc::new(Schema::new(vec![
-        f("p", DataType::Int64),
-        f("o", DataType::Int64),
-        f("x", DataType::Float64),
-        f("s", DataType::Utf8),
-    ]))
-}
-
-fn rows(rows: &[Row]) -> RecordBatch {
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(rows.iter().map(|r| r.0).collect::<Int64Array>()),
-        Arc::new(rows.iter().map(|r| r.1).collect::<Int64Array>()),
-        Arc::new(rows.iter().map(|r| r.2).collect::<Float64Array>()),
-        Arc::new(rows.iter().map(|r| r.3).collect::<StringArray>()),
-    ];
-    RecordBatch::try_new(schema(), columns).unwrap()
-}
-
-fn batch(changes: &[(Row, i64)]) -> ZBatch {
-    let all: Vec<Row> = changes.iter().map(|c| c.0).collect();
-    let weights: Vec<i64> = changes.iter().map(|c| c.1).collect();
-    ZBatch::new(rows(&all), Weights::Dense(weights.into()))
-}
-
-struct T;
-
-impl Relations for T {
-    fn resolve(&self, _: &datafusion::common::TableReference) -> Option<(RelationId, ChangelogKind)> {
-        Some((RelationId(1), ChangelogKind::Retract))
-    }
-}
-
-fn context(content: &[Row]) -> SessionContext {
-    let context = SessionContext::new_with_state(session_state_for_views());
-    context.register_table("t", Arc::new(MemTable::try_new(schema(), vec![vec![rows(content)]]).unwrap())).unwrap();
-    context
-}
-
-fn block<F: Future>(f: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(f)
-}
-
-fn logical(context: &SessionContext, sql: &str) -> datafusion::logical_expr::LogicalPlan {
-    let query = millstream_sql::parse::parse_query(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
-    block(plan_query(&context.state(), &query, sql)).unwrap_or_else(|e| panic!("{sql}: {e}"))
-}
-
-/// The plan of a view: a source and one window operator, maybe with maps.
-fn plan(sql: &str) -> Arc<IncPlan> {
-    let context = context(&[]);
-    let plan = build(&context.state(), logical(&context, sql), &T).unwrap_or_else(|e| panic!("{sql}: {e}"));
-    Arc::new(plan)
-}
-
-/// What the query gives over all rows at once.
-fn direct(sql: &str, content: &[Row]) -> Result<BTreeMap<String, i64>> {
-    let context = context(content);
-    let frame = block(context.execute_logical_plan(logical(&context, sql))).unwrap();
-    let batches = block(frame.collect()).map_err(crate::ops::eval::evaluation_error)?;
-    let mut out = BTreeMap::new();
-    for b in &batches {
-        for i in 0..b.num_rows() {
-            *out.entry(text(b, i)).or_default() += 1;
-        }
-    }
-    Ok(out)
-}
+use crate::ops::aggregate::harness::{Random, Rig};
+use crate::ops::partitioned::harness::{Row, TestRow as _, batch, direct, plan};
 
 /// The window operator of a plan whose source is read as it is.
-fn rig(plan: &Arc<IncPlan>, shards: u32) -> Rig {
-    // Nothing is computed below it, so that rows of the source are its input.
-    assert!(
-        !plan.nodes.iter().any(|n| matches!(n.op, IncOp::Map { .. }) && n.inputs[0].0 == 0),
-        "a map over the source"
-    );
+fn rig(plan: &IncPlan, shards: u32) -> Rig {
     let (node, op) = plan
         .nodes
         .iter()
@@ -102,7 +21,7 @@ fn rig(plan: &Arc<IncPlan>, shards: u32) -> Rig {
     Rig::new(shards, route, move |shard| {
         let state = session_state_for_views();
         let (partition, order, plan) = op.clone();
-        Box::new(OverOp::new(&state, &plan, schema(), partition, order, node.schema.clone(), shard).unwrap())
+        Box::new(OverOp::new(&state, &plan, Row::schema(), partition, order, node.schema.clone(), shard).unwrap())
     })
 }
 
@@ -117,7 +36,7 @@ fn a_row(r: &mut Random) -> Row {
 
 /// Random inserts and deletes of several rows a tick; after each the output is what the query gives.
 fn check(sql: &str, seed: u64, shards: u32) {
-    let plan = plan(sql);
+    let plan = plan::<Row>(sql);
     let mut r = Random(seed);
     let mut rig = rig(&plan, shards);
     rig.chunk_rows = 5;
@@ -239,7 +158,7 @@ fn running_functions_go_on_from_kept_states() {
                avg(x) OVER (PARTITION BY p ORDER BY o ROWS UNBOUNDED PRECEDING) AS b, \
                dense_rank() OVER (PARTITION BY p ORDER BY o) AS c, min(x) OVER (PARTITION BY p ORDER BY o) AS d, \
                lag(x) OVER (PARTITION BY p ORDER BY o) AS e, count(s) OVER (PARTITION BY p ORDER BY o) AS f FROM t";
-    let plan = plan(sql);
+    let plan = plan::<Row>(sql);
     let mut rig = rig(&plan, 1);
     let mut r = Random(11);
     let mut content: Vec<Row> = Vec::new();
@@ -280,7 +199,7 @@ fn running_functions_go_on_from_kept_states() {
 
 #[test]
 fn only_what_a_change_is_felt_by_is_emitted() {
-    let plan = plan("SELECT p, o, x, s, lag(x) OVER (PARTITION BY p ORDER BY o) AS w FROM t");
+    let plan = plan::<Row>("SELECT p, o, x, s, lag(x) OVER (PARTITION BY p ORDER BY o) AS w FROM t");
     let mut rig = rig(&plan, 1);
     let row = |o: i64| (Some(1), Some(o), Some(o as f64), None);
     let all: Vec<(Row, i64)> = (0..1000).map(|o| (row(2 * o), 1)).collect();
@@ -298,7 +217,7 @@ fn only_what_a_change_is_felt_by_is_emitted() {
 #[test]
 fn a_partition_that_cannot_be_computed_fails_alone_and_heals() {
     let sql = "SELECT p, o, x, s, sum(o) OVER (PARTITION BY p ORDER BY s) AS w FROM t";
-    let plan = plan(sql);
+    let plan = plan::<Row>(sql);
     let mut rig = rig(&plan, 1);
     let good: Row = (Some(1), Some(3), Some(1.0), None);
     let big: Row = (Some(2), Some(i64::MAX), Some(1.0), None);

@@ -70,7 +70,7 @@ impl Builder<'_> {
             IncOp::AsOf { .. } | IncOp::Over { .. } | IncOp::Session { .. } => false,
             IncOp::MatchRecognize { .. } | IncOp::Recompute { .. } => false,
             IncOp::Recursive { .. } => false, // given by what its step does
-            // Which of them it is depends on lateness: given where it is made.
+            // Which of them it is depends on lateness: given where it is made, as of a pattern that is decided.
             IncOp::Emit { .. } => false,
         };
         if keeps && inputs.iter().all(|i| self.node(*i).kind == ChangelogKind::Append) {
@@ -89,7 +89,7 @@ impl Builder<'_> {
             IncOp::Map { exprs: None, .. } | IncOp::Distinct | IncOp::SetOp { .. } => of(0).to_vec(),
             IncOp::AsOf { .. } | IncOp::Emit { .. } => of(0).to_vec(),
             IncOp::TopN { .. } | IncOp::TopRank { .. } | IncOp::Over { .. } | IncOp::Session { .. } => of(0).to_vec(),
-            IncOp::MatchRecognize { spec } => {
+            IncOp::MatchRecognize { spec, .. } => {
                 moved(of(0), |c| spec.shape.output.iter().position(|o| *o == OutputColumn::Column(c)))
             }
             IncOp::Map { exprs: Some(exprs), .. } => {

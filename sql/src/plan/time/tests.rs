@@ -35,7 +35,7 @@ async fn seconds(sql: &str) -> Vec<Option<i64>> {
 
 #[tokio::test]
 async fn bounds_follow_expressions() {
-    let cases: [(&str, &[Option<i64>]); 18] = [
+    let cases: [(&str, &[Option<i64>]); 20] = [
         ("select ts, k from e", &[Some(60), None]),
         ("select ts + interval '5 seconds', ts - interval '1 minute' from e", &[Some(65), Some(0)]),
         ("select date_trunc('hour', ts), k from e", &[Some(0), None]),
@@ -64,6 +64,18 @@ async fn bounds_follow_expressions() {
         (
             "select window_end, k, count(*) from session(e, ts, interval '10 seconds', k) group by window_end, k",
             &[Some(60), None, None],
+        ),
+        // A match that is not decided at a minute began ten seconds before it or later. A variable may have no row.
+        (
+            "select * from e match_recognize (partition by k order by ts measures match_rowtime() as at, \
+             first(a.ts) as f, last(b.ts) as l, count(*) as n pattern (a b*) within interval '10 seconds' \
+             define b as b.k = 1)",
+            &[None, Some(50), Some(50), None, None],
+        ),
+        (
+            "select ts, k from e match_recognize (order by ts measures count(*) as n all rows per match pattern (a b*) \
+             define b as b.k = 1)",
+            &[None, None],
         ),
         (
             "select window_start, window_end from tumble((select ts at time zone 'UTC' as t from e), t, interval '1 day', \
@@ -222,4 +234,25 @@ async fn emit_goes_below_a_projection_that_drops_the_window() {
     let sql = "select k, count(*) from e group by k";
     let made = with_emit(plan(&state, sql).await, &Emit::Every("1 second".into()), false, &source).unwrap();
     assert!(matches!(made.node(made.output).op, IncOp::Emit { column: None, every: Some(1_000_000) }));
+}
+
+#[tokio::test]
+async fn patterns_say_themselves_when_a_match_is_decided() {
+    let state = test_state();
+    let of = |order: &str| {
+        format!(
+            "select n from e match_recognize (partition by k order by {order} measures count(*) as n pattern (a b+) \
+             define b as b.k = 1)"
+        )
+    };
+    let made = with_emit(plan(&state, &of("ts")).await, &Emit::OnWindowClose, false, &source).unwrap();
+    assert_eq!(made.node(made.output).kind, crate::plan::ChangelogKind::Append);
+    let decided = |p: &IncPlan| p.nodes.iter().any(|n| matches!(n.op, IncOp::MatchRecognize { decided: true, .. }));
+    assert!(decided(&made) && !made.nodes.iter().any(|n| matches!(n.op, IncOp::Emit { .. })));
+    let json = crate::plan::serialize::to_json(&made).unwrap();
+    assert!(decided(&crate::plan::serialize::from_json(&state, &json).unwrap()));
+    // Not in the order of time, or after rows without one, which may come whenever.
+    for order in ["k", "ts desc", "ts nulls first"] {
+        assert!(with_emit(plan(&state, &of(order)).await, &Emit::OnWindowClose, false, &source).is_err(), "{order}");
+    }
 }

@@ -128,6 +128,34 @@ impl Rows {
         }
     }
 
+    /// Takes out the entries from the first one on that have all of their copies before a position; returns how many copies
+    /// those were.
+    pub(in crate::ops) fn forget(&mut self, upto: u64, mut f: impl FnMut(Entry)) -> u64 {
+        let mut gone = 0;
+        let whole = self.chunks.iter().take_while(|c| {
+            // Entries without copies at the position itself stay.
+            let before = gone + c.copies < upto;
+            gone += if before { c.copies } else { 0 };
+            before
+        });
+        let whole = whole.count();
+        self.chunks.drain(..whole).flat_map(|c| c.entries).for_each(&mut f);
+        let Some(first) = self.chunks.first_mut() else { return gone };
+        let before = gone;
+        let some = first.entries.iter().take_while(|e| {
+            let before = gone + e.copies() <= upto && gone < upto;
+            gone += if before { e.copies() } else { 0 };
+            before
+        });
+        let some = some.count();
+        first.entries.drain(..some).for_each(f);
+        first.copies -= gone - before;
+        if first.entries.is_empty() {
+            self.chunks.remove(0);
+        }
+        gone
+    }
+
     pub(in crate::ops) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.chunks.iter().flat_map(|c| &c.entries)
     }
@@ -312,6 +340,19 @@ mod tests {
             let starts = rows.starts();
             assert_eq!(starts.total as usize, flat.len());
             assert!(rows.iter().map(|e| &e.key).eq(model.iter().map(|m| &m.0)));
+            if step % 970 == 0 {
+                let upto = r.below(flat.len() as u64 + 2);
+                let mut forgotten = Vec::new();
+                let copies = rows.forget(upto, |e| forgotten.push(e.key));
+                let kept = model.iter().position(|m| !forgotten.contains(&m.0)).unwrap_or(model.len());
+                assert_eq!(forgotten, model.drain(..kept).map(|m| m.0).collect::<Vec<_>>());
+                assert!(copies <= upto && rows.starts().total == flat.len() as u64 - copies);
+                assert!(rows.iter().map(|e| &e.key).eq(model.iter().map(|m| &m.0)));
+                if let Some(next) = rows.iter().next() {
+                    assert!(copies + next.copies() > upto || copies == upto, "one more could go");
+                }
+                continue;
+            }
             for _ in 0..20 {
                 if flat.is_empty() {
                     break;
