@@ -157,13 +157,14 @@ impl JoinOp {
     }
 
     /// Forgets rows that can have no later partner.
-    fn forget(&mut self, cx: &TickCx<'_>) {
+    fn forget(&mut self, cx: &TickCx<'_>) -> Result<()> {
         for (port, side) in self.sides.iter_mut().enumerate() {
             // Where NULL equals NULL, rows without a time have partners at any time; rows with one do not.
             if let Some((column, bound)) = cx.time.forgettable(port).max_by_key(|(_, bound)| *bound) {
-                side.arrangement.forget(column, bound);
+                side.arrangement.forget(column, bound)?;
             }
         }
+        Ok(())
     }
 
     /// Takes the changes of a side out, in `parts` parts by key hash.
@@ -384,8 +385,7 @@ impl DeltaOp for JoinOp {
             self.sides[1].arrangement.append_all(&right)?;
         }
         if self.sides.iter().all(|s| s.pending.is_empty()) {
-            self.forget(cx);
-            return Ok(());
+            return self.forget(cx);
         }
         let output = self.output.clone();
         let mut sink = Sink::new(&output, cx.chunk_rows, out);
@@ -404,8 +404,7 @@ impl DeltaOp for JoinOp {
             self.flush_changes(cx, &mut sink)?;
         }
         sink.finish()?;
-        self.forget(cx);
-        Ok(())
+        self.forget(cx)
     }
 
     fn freeze(&mut self) -> Result<Vec<SlotDelta>> {
