@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::ingest::{reached, read_range};
 use super::tick::{guarded, version_of};
-use super::{EngineInner, GroupId, GroupRunner, State};
+use super::{EngineInner, GroupId, GroupRunner, State, arrival};
 use crate::catalog::{Body, Catalog, Relation};
 use crate::ckpt::PausedRef;
 use crate::error::{Error, Result, SqlState};
@@ -88,7 +88,7 @@ pub(super) async fn build(inner: &Arc<EngineInner>, id: RelationId) -> Result<()
     let inputs: BTreeSet<RelationId> = plan.relations().into_iter().collect();
     wait_until_built(inner, &inputs).await?;
     let mut job = JobRunner::new(plan.clone(), inner.workers, &inner.session_template)?;
-    if plan.follows_clock() {
+    if plan.follows_clock() || inner.lock().reads_arrivals(&inputs) {
         inner.seal_clock();
     }
     let (claim, mut claimed) = claim(inner, &inputs, None)?;
@@ -273,7 +273,10 @@ pub(super) async fn push_range(
         let ended = next.is_none();
         if let Some(b) = next {
             rows += b.len();
-            pending.push(b);
+            pending.push(match history.stream.meta.proctime {
+                Some(column) => arrival::stamp(b, column, at.clock)?,
+                None => b,
+            });
         }
         if rows >= CHUNK_ROWS || (ended && rows > 0) {
             let pieces = HashMap::from([(id, std::mem::take(&mut pending))]);

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use arrow::array::{AsArray as _, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
-use datafusion::common::DFSchema;
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::execution::SessionState;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::lit;
 use millstream_connectors::{
     BadRecord, ErrorKind, Position, Positions, Source, SourceChunk, SourceConfig, SourceEvent, SourceReader, SplitId,
 };
@@ -53,7 +54,10 @@ pub(crate) fn ingest_exprs(state: &SessionState, relation: &Relation, source: &S
         .schema
         .fields()
         .iter()
-        .map(|f| match by_name.get(f.name().as_str()) {
+        .enumerate()
+        .map(|(i, f)| match by_name.get(f.name().as_str()) {
+            // Rows are given their time of arrival later.
+            _ if relation.meta.proctime == Some(i) => Ok(lit(ScalarValue::try_from(f.data_type()).e()?)),
             Some(text) => {
                 let expr = millstream_sql::session::plan_expression(state, text, &schema)?;
                 let expr = datafusion::logical_expr::ExprSchemable::cast_to(expr, f.data_type(), &schema).e()?;

@@ -258,7 +258,7 @@ async fn catch_up(inner: &Arc<EngineInner>, id: RelationId) -> Result<()> {
     }
     let PausedView { mut job, inputs: seen } =
         inner.lock().paused_jobs.remove(&id).ok_or_else(|| not_in_state("the view is being resumed already"))?;
-    if job.plan().follows_clock() {
+    if job.plan().follows_clock() || inner.lock().reads_arrivals(&inputs) {
         inner.seal_clock();
     }
     let (claim, mut claimed) = claim(inner, &inputs, Some(&at))?;
