@@ -15,6 +15,7 @@ pub(crate) mod arrival;
 mod backfill;
 mod checkpoint;
 pub(crate) mod event_time;
+mod history;
 mod index;
 mod ingest;
 mod introspect;
