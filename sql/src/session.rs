@@ -57,7 +57,7 @@ pub use data_errors::from_arrow;
 pub use errors::{from_datafusion, from_datafusion_in};
 pub use names::{visible, visible_schema};
 pub use numbers::plan_expression;
-pub use system_time::{VersionTime, VersionTimes};
+pub use system_time::{VersionTime, VersionTimes, has_proctime, is_proctime};
 
 /// The catalog every session starts in.
 pub const CATALOG: &str = "millstream";

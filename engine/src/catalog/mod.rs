@@ -137,6 +137,9 @@ pub struct Meta {
     /// WATERMARK.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub watermark: Option<Watermark>,
+    /// Position of the column that is `PROCTIME()`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proctime: Option<usize>,
     /// EMIT.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub emit: Option<StoredEmit>,

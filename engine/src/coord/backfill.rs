@@ -1,17 +1,18 @@
 //! Building and dropping views in a running system.
 //!
-//! A new view takes a cut b, reads the history up to b as *one* tick (tables and views from their versions at b, streams
-//! that others already follow with readers of its own), then catches up over the deltas its cursor kept since b, and is
-//! published atomically. The views it reads are parked only for the last, short step.
+//! A new view takes a cut b, reads the history up to b (tables and views from their versions at b, streams that others
+//! already follow with readers of its own, see [`super::history`]), then catches up over the deltas its cursor kept since
+//! b, and is published atomically. The views it reads are parked only for the last, short step.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use millstream_connectors::{Positions, SplitId};
+use millstream_connectors::Positions;
 use millstream_sql::plan::RelationId;
 use tokio::sync::oneshot;
 
-use super::ingest::{reached, read_range};
+use super::history::{History, push_histories};
+use super::ingest::reached;
 use super::tick::{guarded, version_of};
 use super::{EngineInner, GroupId, GroupRunner, State};
 use crate::catalog::{Body, Catalog, Relation};
@@ -89,7 +90,7 @@ pub(super) async fn build(inner: &Arc<EngineInner>, id: RelationId) -> Result<()
     wait_until_built(inner, &inputs).await?;
     let mut job = JobRunner::new(plan.clone(), inner.workers, &inner.session_template)?;
     super::shared::share(inner, &mut job).await?;
-    if plan.follows_clock() {
+    if plan.follows_clock() || inner.lock().reads_arrivals(&inputs) {
         inner.seal_clock();
     }
     let (claim, mut claimed) = claim(inner, &inputs, None)?;
@@ -112,9 +113,7 @@ pub(super) async fn build(inner: &Arc<EngineInner>, id: RelationId) -> Result<()
         }
     }
     // Streams that others follow already, from their start to where they were at `base`.
-    for history in std::mem::take(&mut claimed.ranges) {
-        job = push_range(inner, job, &history, at).await?;
-    }
+    job = push_histories(inner, job, std::mem::take(&mut claimed.ranges), at, Some(&inputs)).await?;
     job.set_time(&inner.lock().promises(&inputs, base));
     let nothing: HashMap<RelationId, Vec<ZBatch>> = HashMap::new();
     let shared = inner.lock().shared_at(job.shared(), base, true);
@@ -152,15 +151,6 @@ pub(super) async fn join_group(
         drop(cut);
     }
     attach(inner, id, view, inputs, claim).await
-}
-
-/// Rows of a stream that a view must read itself.
-pub(super) struct History {
-    pub stream: Arc<Relation>,
-    pub from: Positions,
-    pub to: Positions,
-    /// Watermarks of the partitions at `from`.
-    pub marks: BTreeMap<SplitId, i64>,
 }
 
 /// What the new view must read itself.
@@ -235,59 +225,6 @@ pub(super) async fn on_pool<T: Send + 'static>(
         Ok((_, Err(e))) => Err(e),
         Err(_) => Err(Error::new(SqlState::ADMIN_SHUTDOWN, "the engine is stopping")),
     }
-}
-
-pub(super) async fn push_range(
-    inner: &Arc<EngineInner>,
-    mut job: JobRunner,
-    history: &History,
-    at: TickRange,
-) -> Result<JobRunner> {
-    // The reader runs ahead of the operators by a few chunks at most.
-    let (tx, mut rx) = tokio::sync::mpsc::channel::<ZBatch>(4);
-    let reader = {
-        let History { stream, from, to, marks } = history;
-        let (inner, stream, from, to, marks) = (inner.clone(), stream.clone(), from.clone(), to.clone(), marks.clone());
-        inner.tasks.clone().spawn(async move {
-            let (feed, mut batches) = tokio::sync::mpsc::unbounded_channel::<ZBatch>();
-            let read = read_range(&inner, &stream, (&from, marks), &to, move |b| {
-                // The receiver is the loop below; it ends only after this sender is dropped.
-                let _ = feed.send(b);
-                Ok(())
-            });
-            tokio::pin!(read);
-            let mut done = None;
-            loop {
-                tokio::select! {
-                    r = &mut read, if done.is_none() => done = Some(r),
-                    b = batches.recv() => match b {
-                        Some(b) => if tx.send(b).await.is_err() { return Ok(()) },
-                        None => return done.unwrap_or(Ok(())),
-                    },
-                }
-            }
-        })
-    };
-    let id = history.stream.id;
-    let (mut pending, mut rows) = (Vec::new(), 0);
-    loop {
-        let next = rx.recv().await;
-        let ended = next.is_none();
-        if let Some(b) = next {
-            rows += b.len();
-            pending.push(b);
-        }
-        if rows >= CHUNK_ROWS || (ended && rows > 0) {
-            let pieces = HashMap::from([(id, std::mem::take(&mut pending))]);
-            rows = 0;
-            job = on_pool(inner, job, move |j| j.push(&pieces, at)).await?.0;
-        }
-        if ended {
-            break;
-        }
-    }
-    reader.await.map_err(|e| Error::internal(format!("history reader died: {e}")))??;
-    Ok(job)
 }
 
 fn round_target(inner: &Arc<EngineInner>, inputs: &BTreeSet<RelationId>, from: Epoch) -> Result<(Epoch, usize)> {

@@ -175,6 +175,10 @@ impl OnTime {
     pub(crate) fn new(rule: Arc<Rule>, marks: BTreeMap<SplitId, i64>) -> Self {
         Self { rule, marks }
     }
+    /// A partition's watermark after what was read of it.
+    pub(crate) fn mark(&self, split: &SplitId) -> Option<i64> {
+        self.marks.get(split).copied()
+    }
     pub(crate) fn keep(&mut self, split: &SplitId, batch: ZBatch) -> Result<ZBatch> {
         let sorted = self.rule.sort(split, batch, self.marks.get(split).copied(), None)?;
         if let Some(m) = sorted.mark {

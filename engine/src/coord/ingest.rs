@@ -1,14 +1,15 @@
 //! Source readers: decode off the tick path, buffer, wait when the engine is behind.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{AsArray as _, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
-use datafusion::common::DFSchema;
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::execution::SessionState;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::lit;
 use millstream_connectors::{
     BadRecord, ErrorKind, Position, Positions, Source, SourceChunk, SourceConfig, SourceEvent, SourceReader, SplitId,
 };
@@ -53,7 +54,10 @@ pub(crate) fn ingest_exprs(state: &SessionState, relation: &Relation, source: &S
         .schema
         .fields()
         .iter()
-        .map(|f| match by_name.get(f.name().as_str()) {
+        .enumerate()
+        .map(|(i, f)| match by_name.get(f.name().as_str()) {
+            // Rows are given their time of arrival later.
+            _ if relation.meta.proctime == Some(i) => Ok(lit(ScalarValue::try_from(f.data_type()).e()?)),
             Some(text) => {
                 let expr = millstream_sql::session::plan_expression(state, text, &schema)?;
                 let expr = datafusion::logical_expr::ExprSchemable::cast_to(expr, f.data_type(), &schema).e()?;
@@ -466,27 +470,36 @@ impl SourceRt {
     }
 }
 
-/// Reads a stream from one place to another with readers of its own and hands every batch to `sink`.
+/// Reads a stream from one place to another with readers of its own and hands every batch to `sink`, with the time before
+/// which no row is that is still to be read.
 pub(super) async fn read_range(
     inner: &Arc<EngineInner>,
     relation: &Relation,
     (from, marks): (&Positions, BTreeMap<SplitId, i64>),
     to: &Positions,
-    mut sink: impl FnMut(ZBatch) -> Result<()>,
+    mut sink: impl FnMut(ZBatch, Option<i64>) -> Result<()>,
 ) -> Result<()> {
     let source = open_relation_source(inner, relation).await?;
     let map = ingest_exprs(&inner.session_template, relation, &source.schema())?;
     let mut on_time = inner.lock().relation(relation.id)?.time.as_ref().map(|t| OnTime::new(t.rule(), marks));
+    let unread = |(split, end): &(&SplitId, &Position)| end.0 > 0 && from.get(*split).is_none_or(|p| p < *end);
+    let mut left: BTreeSet<&SplitId> = to.iter().filter(unread).map(|(split, _)| split).collect();
     let mut readers = source.open(from, Some(to), 1).await.e()?;
     for reader in &mut readers {
         loop {
             match reader.poll(POLL_ROWS, POLL_WAIT).await {
                 Ok(SourceEvent::Chunk(mut chunk)) => {
                     let batch = map.apply_quietly(&mut chunk)?;
-                    sink(match &mut on_time {
-                        Some(t) => t.keep(&chunk.split, batch)?,
-                        None => batch,
-                    })?;
+                    if to.get(&chunk.split).is_some_and(|end| chunk.end >= *end) {
+                        left.remove(&chunk.split);
+                    }
+                    match &mut on_time {
+                        Some(t) => {
+                            let batch = t.keep(&chunk.split, batch)?;
+                            sink(batch, left.iter().map(|split| t.mark(split)).min().unwrap_or(Some(i64::MAX)))?;
+                        }
+                        None => sink(batch, None)?,
+                    }
                 }
                 Ok(SourceEvent::Idle) => {}
                 Ok(SourceEvent::End) => break,

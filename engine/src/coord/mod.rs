@@ -11,9 +11,11 @@
 //!   one; that is how one epoch exists in all views although each ticks at its own pace.
 //! * A *hold* keeps the versions of an epoch readable.
 
+pub(crate) mod arrival;
 mod backfill;
 mod checkpoint;
 pub(crate) mod event_time;
+mod history;
 mod index;
 mod ingest;
 mod introspect;
@@ -142,6 +144,8 @@ pub(crate) struct RelationRt {
     pub time: Option<EventTime>,
     /// The watermark (of a late relation its stream's) from these epochs on, as far back as somebody may still need it.
     watermarks: VecDeque<(Epoch, i64)>,
+    /// The column with the time of arrival, if it has one.
+    arrival: Option<usize>,
     /// The last epoch with a client write of this table or native stream.
     pub last_write: Epoch,
     /// A view that stands still: it is read at its own frontier.
@@ -255,6 +259,10 @@ pub(crate) struct State {
     pub clock: Timestamp,
     /// Clocks of the epochs that some group has not passed, oldest first.
     clocks: VecDeque<(Epoch, Timestamp)>,
+    /// Like `clocks`: no row of a later epoch arrived before this.
+    arrivals: VecDeque<(Epoch, Timestamp)>,
+    /// The time of arrival of writes that are being made durable.
+    stamped: Option<Timestamp>,
     pub wal_seq: u64,
     pub relations: HashMap<RelationId, RelationRt>,
     pub groups: BTreeMap<GroupId, Group>,
@@ -410,6 +418,7 @@ impl RelationRt {
             source: None,
             time: None,
             watermarks: VecDeque::new(),
+            arrival: None,
             last_write: Epoch(0),
             paused: false,
             quarantined: None,

@@ -16,11 +16,12 @@ use millstream_connectors::Positions;
 use millstream_sql::plan::RelationId;
 
 use super::backfill::{
-    CHUNK_ROWS, Joining, Parked, build, catalog_relation, claim, join_group, on_pool, park, push_range,
-    wait_for_frontier, wait_until_built,
+    CHUNK_ROWS, Joining, Parked, build, catalog_relation, claim, join_group, on_pool, park, wait_for_frontier,
+    wait_until_built,
 };
 use super::checkpoint::{owner_of, pause_owner};
 use super::event_time::StoredTime;
+use super::history::push_histories;
 use super::ingest::reached;
 use super::recover::ZBatchList;
 use super::tick::version_of;
@@ -276,7 +277,7 @@ async fn catch_up(inner: &Arc<EngineInner>, id: RelationId) -> Result<()> {
     }
     let PausedView { mut job, inputs: seen } =
         inner.lock().paused_jobs.remove(&id).ok_or_else(|| not_in_state("the view is being resumed already"))?;
-    if job.plan().follows_clock() {
+    if job.plan().follows_clock() || inner.lock().reads_arrivals(&inputs) {
         inner.seal_clock();
     }
     let (claim, mut claimed) = claim(inner, &inputs, Some(&at))?;
@@ -298,7 +299,7 @@ async fn catch_up(inner: &Arc<EngineInner>, id: RelationId) -> Result<()> {
         if reached(&history.from, &history.to) {
             continue;
         }
-        job = push_range(inner, job, &history, range).await?;
+        job = push_histories(inner, job, vec![history], range, None).await?;
     }
     let nothing: HashMap<RelationId, Vec<ZBatch>> = HashMap::new();
     job.set_time(&inner.lock().promises(&inputs, base));

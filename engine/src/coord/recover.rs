@@ -166,6 +166,9 @@ async fn restore_state(
         sealed: manifest.epoch,
         clock: manifest.clock,
         clocks: VecDeque::from([(manifest.epoch, manifest.clock)]),
+        // Writes that come back have the times they had.
+        arrivals: VecDeque::new(),
+        stamped: None,
         wal_seq: manifest.wal_seq,
         relations,
         groups: BTreeMap::new(),
@@ -193,6 +196,7 @@ async fn restore_state(
 /// The run-time half of a relation, empty.
 pub(crate) fn new_relation(relation: &Relation, frontier: crate::time::Epoch) -> RelationRt {
     let mut rt = RelationRt::new(relation.schema.clone(), frontier);
+    rt.arrival = relation.meta.proctime;
     match &relation.body {
         Body::Table { append_only: true, .. } => {
             rt.store = Some(OutputStore::new(relation.schema.clone(), ChangelogKind::Append));
@@ -404,6 +408,8 @@ impl EngineInner {
 /// Writes that were acknowledged after the checkpoint come back, each WAL object as one epoch, in order.
 fn replay(inner: &Arc<EngineInner>, log: Vec<(u64, Vec<crate::ckpt::WalRecord>)>) {
     let mut st = inner.lock();
+    // Those of later objects arrived before the epochs of the first are sealed again.
+    st.stamped = Some(Timestamp(i64::MIN));
     for (seq, records) in log {
         for r in records {
             let relation = RelationId(r.relation);
@@ -414,4 +420,5 @@ fn replay(inner: &Arc<EngineInner>, log: Vec<(u64, Vec<crate::ckpt::WalRecord>)>
         st.wal_seq = st.wal_seq.max(seq);
         inner.advance(&mut st);
     }
+    st.stamped = None;
 }

@@ -10,7 +10,7 @@ use millstream_connectors::{BadRecord, Position, SplitId};
 use millstream_sql::plan::RelationId;
 
 use super::event_time::{CLIENTS, bounds_of};
-use super::{EngineInner, HUB_BYTES_MAX, RelationRt, State};
+use super::{EngineInner, HUB_BYTES_MAX, RelationRt, State, arrival};
 use crate::catalog::ERRORS_ID;
 use crate::error::{Result, ResultExt as _};
 use crate::job::Promises;
@@ -40,6 +40,7 @@ impl EngineInner {
         let waits = st.groups.values().any(|g| g.wakeup.is_some());
         let mut timed = false;
         for r in st.relations.values_mut() {
+            timed |= r.arrival.is_some();
             let (Some(t), source) = (&mut r.time, &r.source) else { continue };
             timed = true;
             let Some(s) = source else { continue };
@@ -108,6 +109,7 @@ impl EngineInner {
         let now = self.options.clock.now();
         let woken = |g: &super::Group| !g.running && g.frontier == st.sealed && g.wakeup.is_some_and(|w| w <= now);
         st.groups.values().any(woken)
+            || st.arrivals_due(now)
             || st.relations.iter().any(|(id, r)| {
                 r.time
                     .as_ref()
@@ -120,16 +122,21 @@ impl EngineInner {
         // The clock of epochs never goes back, whatever the wall clock does.
         st.clock = st.clock.max(self.options.clock.now());
         st.clocks.push_back((epoch, st.clock));
+        st.note_arrivals(epoch);
         st.last_seal = Some(std::time::Instant::now());
         let mut changes: BTreeMap<RelationId, Vec<ZBatch>> = BTreeMap::new();
         let mut bad: Vec<(RelationId, BadRecord)> = Vec::new();
         let mut room = self.options.epoch_rows_max;
+        let mut unstamped: Vec<(RelationId, usize)> = Vec::new();
         for (id, r) in &mut st.relations {
             let over_budget = r.delta_bytes >= HUB_BYTES_MAX;
             let time = &mut r.time;
             let Some(s) = &mut r.source else { continue };
             if st.stopping || over_budget {
                 continue;
+            }
+            if let Some(column) = r.arrival {
+                unstamped.extend(time.iter().filter_map(|t| t.late).chain([*id]).map(|id| (id, column)));
             }
             while room > 0
                 && let Some(i) = s.buffer.pop_front()
@@ -154,6 +161,17 @@ impl EngineInner {
                 s.positions.insert(i.chunk.split, i.chunk.end);
                 if !i.batch.is_empty() {
                     changes.entry(*id).or_default().push(i.batch);
+                }
+            }
+        }
+        for (id, column) in unstamped {
+            for batch in changes.get_mut(&id).into_iter().flatten() {
+                match arrival::stamp(batch.clone(), column, st.clock) {
+                    Ok(stamped) => *batch = stamped,
+                    Err(e) => {
+                        self.fail(e);
+                        return;
+                    }
                 }
             }
         }
@@ -255,8 +273,10 @@ impl State {
         for id in relations {
             let (Some(relation), Some(r)) = (self.catalog.relations.get(id), self.relations.get(id)) else { continue };
             let mark = r.watermark_at(epoch);
-            if mark.is_some() {
-                let bounds = bounds_of(relation, mark);
+            let arrived = r.arrival.and_then(|_| self.arrived_at(epoch));
+            if mark.is_some() || arrived.is_some() {
+                let mut bounds = bounds_of(relation, mark);
+                arrival::add_bound(relation, arrived, &mut bounds);
                 if relation.meta.late_of.is_some() {
                     promises.late.insert(*id);
                 }
@@ -269,7 +289,7 @@ impl State {
     /// True if time came further for one of these relations between two epochs.
     pub(super) fn time_moved(&self, relations: &BTreeSet<RelationId>, from: Epoch, to: Epoch) -> bool {
         let moved = |r: &RelationRt| r.watermark_at(to) > r.watermark_at(from);
-        relations.iter().filter_map(|id| self.relations.get(id)).any(moved)
+        relations.iter().filter_map(|id| self.relations.get(id)).any(moved) || self.arrivals_moved(relations, from, to)
     }
 
     /// Forgets times that everybody has passed.
@@ -278,6 +298,9 @@ impl State {
         let until = behind.unwrap_or(self.sealed).min(self.sealed);
         while self.clocks.get(1).is_some_and(|(e, _)| *e <= until) {
             self.clocks.pop_front();
+        }
+        while self.arrivals.get(1).is_some_and(|(e, _)| *e <= until) {
+            self.arrivals.pop_front();
         }
         for r in self.relations.values_mut() {
             while r.watermarks.get(1).is_some_and(|(e, _)| *e <= until) {

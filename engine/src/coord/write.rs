@@ -37,12 +37,18 @@ pub(crate) async fn write(inner: &Arc<EngineInner>, changes: Vec<(RelationId, ZB
 pub(super) async fn run_wal(inner: Arc<EngineInner>, wal: Arc<Wal>, mut queue: mpsc::Receiver<WalRequest>) {
     let mut group = Vec::new();
     while queue.recv_many(&mut group, GROUP_MAX).await > 0 {
+        let now = inner.options.clock.now();
+        let stamped = inner.lock().stamp_writes(now, group.iter_mut().flat_map(|r| r.changes.iter_mut()));
         let records: Vec<WalRecord> = group
             .iter()
             .flat_map(|r| r.changes.iter())
             .map(|(relation, batch)| WalRecord { relation: relation.0, batch: batch.clone() })
             .collect();
-        match wal.append(&records).await {
+        let appended = match stamped {
+            Ok(()) => wal.append(&records).await,
+            Err(e) => Err(e),
+        };
+        match appended {
             Ok(seq) => {
                 let epoch = {
                     let mut st = inner.lock();
@@ -51,6 +57,7 @@ pub(super) async fn run_wal(inner: Arc<EngineInner>, wal: Arc<Wal>, mut queue: m
                             st.writes.push(PendingWrite { relation, batch, wal_seq: seq });
                         }
                     }
+                    st.stamped = None;
                     inner.advance(&mut st);
                     st.sealed
                 };

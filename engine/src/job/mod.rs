@@ -2,7 +2,7 @@
 //!
 //! The graph is cut at exchanges into stages; a stage runs for all shards in parallel if there is enough work, else on
 //! the calling thread. A tick is any number of [`JobRunner::push`] calls and one [`JobRunner::finish`]: that is how a
-//! backfill of any size is one tick.
+//! backfill of any size can be one tick.
 
 mod compile;
 pub mod output;

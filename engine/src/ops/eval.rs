@@ -296,7 +296,9 @@ pub(crate) mod testing {
     use arrow::array::RecordBatch;
     use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-    use crate::ops::{DeltaOp, ErrorSet, TickCx};
+    use millstream_sql::plan::time::Bounds;
+
+    use crate::ops::{DeltaOp, ErrorSet, OpTime, TickCx};
     use crate::time::{Epoch, Timestamp};
     use crate::zset::ZBatch;
 
@@ -305,9 +307,14 @@ pub(crate) mod testing {
     pub(crate) struct TestCx {
         pub(crate) errors: ErrorSet,
         epoch: Epoch,
+        time: OpTime,
     }
 
     impl TestCx {
+        /// From the next flush on these rows of each input may be forgotten.
+        pub(crate) fn forget(&mut self, forget: Vec<Bounds>) {
+            self.time.forget = forget;
+        }
         fn cx(&mut self) -> TickCx<'_> {
             TickCx {
                 from: self.epoch,
@@ -315,7 +322,7 @@ pub(crate) mod testing {
                 clock: Timestamp::default(),
                 errors: &mut self.errors,
                 chunk_rows: 1000,
-                time: &crate::ops::NO_TIME,
+                time: &self.time,
             }
         }
         pub(crate) fn push(&mut self, op: &mut dyn DeltaOp, port: usize, batch: ZBatch) -> Vec<ZBatch> {

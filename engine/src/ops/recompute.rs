@@ -7,7 +7,7 @@
 //! Rows go into the plan sorted by their content: what is left open by SQL (ties, order of float sums, `array_agg`)
 //! then depends on the rows alone, and an unchanged group gives an unchanged result. An error of the plan (division by
 //! zero, a scalar subquery with two rows) is an error of the groups that cause it: they have no output and one entry in
-//! the error set, until a change heals them.
+//! the error set, until a change heals them. Groups whose key is behind the watermark are forgotten, with their rows.
 
 mod cached;
 mod keys;
@@ -20,6 +20,7 @@ use arrow::compute;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::row::OwnedRow;
 use datafusion::execution::SessionState;
+use millstream_sql::plan::time::micros_array;
 use millstream_sql::plan::{RecomputeKeys, StoredPlan};
 
 pub(crate) use cached::{CachedPlan, concat};
@@ -55,6 +56,8 @@ pub struct RecomputeOp {
     /// Groups that have no output because of an error. Full recompute is one group.
     failing: BTreeMap<Option<OwnedRow>, Failure>,
     failing_changed: bool,
+    /// No failing group that could be forgotten has an older key.
+    oldest_failing: i64,
 }
 
 /// One input port.
@@ -151,6 +154,7 @@ impl RecomputeOp {
             dirty: true,
             failing: BTreeMap::new(),
             failing_changed: false,
+            oldest_failing: i64::MIN,
         })
     }
 
@@ -172,6 +176,7 @@ impl RecomputeOp {
         let f = Failure { code: error.code.0.to_owned(), message: error.message, row };
         self.failing.insert(group, f);
         self.failing_changed = true;
+        self.oldest_failing = i64::MIN;
     }
 
     /// The difference between the new output and the stored one; it is stored and emitted.
@@ -262,6 +267,29 @@ impl RecomputeOp {
         compute(&mut self.plan, &self.output, &inputs)
     }
 
+    /// Forgets groups that no later row is in. What failed of them stays an error of the view.
+    fn forget(&mut self, cx: &TickCx<'_>) -> Result<()> {
+        let Some(groups) = &self.groups else { return Ok(()) };
+        for (port, input) in self.inputs.iter_mut().enumerate() {
+            if let Some((column, bound)) = bound_of_key(cx, port, &input.key) {
+                input.integral.forget(input.key[column], bound)?;
+            }
+        }
+        let Some((key, bound)) = self.inputs.first().and_then(|i| bound_of_key(cx, 0, &i.key)) else { return Ok(()) };
+        self.last.forget(groups.output_key[key], bound)?;
+        if self.failing.is_empty() || bound <= self.oldest_failing {
+            return Ok(());
+        }
+        let failing = groups.codec.decode(self.failing.keys().flatten().map(OwnedRow::row))?;
+        let Some(times) = failing.get(key).and_then(micros_array) else { return Ok(()) };
+        self.oldest_failing = times.iter().flatten().filter(|t| *t >= bound).min().unwrap_or(i64::MAX);
+        let mut times = times.iter();
+        let before = self.failing.len();
+        self.failing.retain(|_, _| times.next().flatten().is_none_or(|t| t >= bound));
+        self.failing_changed |= self.failing.len() < before;
+        Ok(())
+    }
+
     fn freeze_failing(&mut self) -> Result<Option<SlotDelta>> {
         if !self.failing_changed {
             return Ok(None);
@@ -309,6 +337,12 @@ impl RecomputeOp {
         }
         Ok(())
     }
+}
+
+/// The key column, by its number in the key, by which rows of an input can be forgotten best, and up to where.
+fn bound_of_key(cx: &TickCx<'_>, port: usize, key: &[usize]) -> Option<(usize, i64)> {
+    let of_key = |(column, bound)| key.iter().position(|k| *k == column).map(|k| (k, bound));
+    cx.time.forgettable(port).filter_map(of_key).max_by_key(|(_, bound)| *bound)
 }
 
 impl Input {
@@ -372,8 +406,11 @@ impl DeltaOp for RecomputeOp {
     }
 
     fn flush(&mut self, cx: &mut TickCx<'_>, out: &mut dyn Emit) -> Result<()> {
-        if self.idle() || !self.dirty {
+        if self.idle() {
             return Ok(());
+        }
+        if !self.dirty {
+            return self.forget(cx);
         }
         match self.groups.take() {
             None => self.flush_full(cx, out)?,
@@ -384,7 +421,7 @@ impl DeltaOp for RecomputeOp {
             }
         }
         self.dirty = false;
-        Ok(())
+        self.forget(cx)
     }
 
     fn freeze(&mut self) -> Result<Vec<SlotDelta>> {

@@ -17,7 +17,8 @@ use super::{command, command_with, notice};
 use crate::api::{Notice, Outcome, Session, Subscription};
 use crate::catalog::{Body, Catalog, Generated, Meta, Relation, SYSTEM_SCHEMA, TEMP_SCHEMA, USER_SCHEMA};
 use crate::coord::{
-    EngineInner, check_common, create_view as start_view, drop_relations, new_relation, open_source, persist_catalog,
+    EngineInner, arrival, check_common, create_view as start_view, drop_relations, new_relation, open_source,
+    persist_catalog,
 };
 use crate::error::{Error, Result, ResultExt as _, SqlState};
 
@@ -93,6 +94,8 @@ pub(crate) async fn create_stream(session: &mut Session, c: &CreateStream, text:
     if let Some(done) = taken(&catalog, &c.name, c.if_not_exists)? {
         return Ok(done);
     }
+    let (c, arrival) = arrival::declared(c.clone())?;
+    let c = &c;
     let mut notices = Vec::new();
     let mut given = c.options.clone();
     let keep_late = keeps_late_rows(&mut given, c.watermark.is_some())?;
@@ -130,6 +133,7 @@ pub(crate) async fn create_stream(session: &mut Session, c: &CreateStream, text:
             schema_of(&c.columns, &c.primary_key)?.fields().iter().cloned().collect()
         };
         let schema = Arc::new(Schema::new(fields));
+        let proctime = arrival.as_ref().and_then(|p| schema.index_of(p).ok());
         let relation = Relation {
             id,
             schema_name,
@@ -150,7 +154,7 @@ pub(crate) async fn create_stream(session: &mut Session, c: &CreateStream, text:
                     })
                     .collect(),
             },
-            meta: Meta::default(),
+            meta: Meta { proctime, ..Meta::default() },
         };
         // Computed columns must plan now, not at the first record.
         crate::coord::ingest_exprs(&inner.session_template, &relation, &source_schema)?;
@@ -168,6 +172,7 @@ pub(crate) async fn create_stream(session: &mut Session, c: &CreateStream, text:
         table_relation(id, schema_name, &c.name, &c.columns, &c.primary_key, text, true)?
     };
     let mut relation = relation;
+    relation.meta.proctime = arrival.as_ref().and_then(|p| relation.schema.index_of(p).ok());
     let mut made = vec![id];
     if let Some(def) = &c.watermark {
         let mut watermark = crate::coord::event_time::check_watermark(&inner.session_template, &relation.schema, def)?;
@@ -206,6 +211,10 @@ fn table_relation(
     text: &str,
     append_only: bool,
 ) -> Result<Relation> {
+    if let Some(c) = columns.iter().find(|c| c.generated.as_ref().is_some_and(millstream_sql::session::has_proctime)) {
+        return Err(Error::unsupported(format!("column \"{}\": PROCTIME() in a table", c.name))
+            .hint("Rows of a stream arrive: CREATE STREAM. Of a table's, a column at TIMESTAMPTZ DEFAULT now() says when they were written."));
+    }
     if let Some(c) = columns.iter().find(|c| c.generated.is_some() || c.metadata.is_some()) {
         return Err(Error::unsupported(format!(
             "column \"{}\": computed and metadata columns need a connector",

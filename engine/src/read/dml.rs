@@ -183,15 +183,29 @@ fn insert_target(session: &Session, insert: &ast::Insert) -> Result<Target> {
     }
     let relation = table(session, name, false)?;
     let columns = if insert.columns.is_empty() {
-        (0..relation.schema.fields().len()).collect()
+        given_columns(&relation)
     } else {
         insert
             .columns
             .iter()
-            .map(|c| folded(c).and_then(|n| column_index(&relation, &n.name)))
+            .map(|c| folded(c).and_then(|n| written_column(&relation, &n.name)))
             .collect::<Result<Vec<_>>>()?
     };
     Ok(Target { relation, columns })
+}
+
+/// Columns that clients write: the time of arrival is the engine's.
+fn given_columns(relation: &Relation) -> Vec<usize> {
+    (0..relation.schema.fields().len()).filter(|c| relation.meta.proctime != Some(*c)).collect()
+}
+
+fn written_column(relation: &Relation, name: &str) -> Result<usize> {
+    let column = column_index(relation, name)?;
+    if relation.meta.proctime == Some(column) {
+        let message = format!("column \"{name}\" cannot be written: it is the time of arrival");
+        return Err(Error::new(SqlState("428C9"), message).hint("Leave it out of the columns of the INSERT."));
+    }
+    Ok(column)
 }
 
 fn column_index(relation: &Relation, name: &str) -> Result<usize> {
@@ -461,7 +475,11 @@ pub(crate) async fn insert_rows(
         .schema
         .fields()
         .iter()
-        .map(|f| {
+        .enumerate()
+        .map(|(i, f)| {
+            if relation.meta.proctime == Some(i) {
+                return Ok(arrow::array::new_null_array(f.data_type(), rows.num_rows()));
+            }
             let column = rows.column_by_name(f.name()).ok_or_else(|| {
                 Error::new(SqlState::UNDEFINED_COLUMN, format!("rows have no column \"{}\"", f.name()))
             })?;
@@ -635,12 +653,11 @@ pub(crate) fn copy_target(
     if !matches!(relation.body, Body::Table { .. }) || relation.schema_name != crate::catalog::USER_SCHEMA {
         return Err(wrong_kind(&relation.name, relation.kind().noun(), "a table"));
     }
-    let schema = if columns.is_empty() {
-        relation.schema.clone()
-    } else {
-        let idx = columns.iter().map(|c| column_index(&relation, c)).collect::<Result<Vec<_>>>()?;
-        Arc::new(relation.schema.project(&idx).e()?)
+    let idx = match columns {
+        [] => given_columns(&relation),
+        _ => columns.iter().map(|c| written_column(&relation, c)).collect::<Result<Vec<_>>>()?,
     };
+    let schema = Arc::new(relation.schema.project(&idx).e()?);
     Ok(Outcome::CopyIn(CopyIn { table: name.to_string(), schema, csv, header }))
 }
 

@@ -9,6 +9,7 @@ use millstream_sql::statement::{CreateView, Emit, EmitClause};
 
 use super::ddl::ViewPlan;
 use crate::catalog::{Body, Catalog, Relation, StoredEmit};
+use crate::coord::arrival::add_bound;
 use crate::coord::event_time::{LATE_WATERMARK, bounds_of};
 use crate::error::{Error, Result, SqlState};
 
@@ -44,8 +45,12 @@ pub(crate) fn time_columns(catalog: &Catalog, id: RelationId) -> Bounds {
             }
             Err(_) => Bounds::new(),
         },
-        _ if r.meta.watermark.is_some() || r.meta.late_of.is_some() => bounds_of(r, Some(0)),
-        _ => Bounds::new(),
+        _ => {
+            let timed = r.meta.watermark.is_some() || r.meta.late_of.is_some();
+            let mut bounds = if timed { bounds_of(r, Some(0)) } else { Bounds::new() };
+            add_bound(r, Some(0), &mut bounds);
+            bounds
+        }
     }
 }
 

@@ -26,9 +26,11 @@ use millstream_sql::session::VersionTimes;
 use parking_lot::Mutex;
 
 use crate::catalog::{Body, Catalog, Meta, Relation, SYSTEM_SCHEMA, USER_SCHEMA};
+use crate::coord::arrival::stamp_rows;
 use crate::coord::event_time::{OnTime, Rule};
 use crate::coord::{EngineInner, IngestMap, SYSTEM_TABLES, Version};
 use crate::error::{Error, IntoError as _};
+use crate::time::Timestamp;
 use crate::zset::ZBatch;
 
 /// Name of the one DataFusion catalog.
@@ -39,7 +41,14 @@ pub(crate) enum Bound {
     /// A stored relation at the query's epoch.
     Version(Arc<Version>),
     /// A stream: read from its start to where it ended when the query began.
-    Range { source: Arc<dyn Source>, map: Arc<IngestMap>, rule: Option<Arc<Rule>>, from: Positions, to: Positions },
+    Range {
+        source: Arc<dyn Source>,
+        map: Arc<IngestMap>,
+        rule: Option<Arc<Rule>>,
+        arrival: Option<(usize, Timestamp)>,
+        from: Positions,
+        to: Positions,
+    },
 }
 
 /// The bindings of one query.
@@ -135,12 +144,13 @@ impl TableProvider for RelationTable {
                     None => scan,
                 })
             }
-            Bound::Range { source, map, rule, from, to } => {
+            Bound::Range { source, map, rule, arrival, from, to } => {
                 let stream = RangeStream {
                     schema: self.schema(),
                     source: source.clone(),
                     map: map.clone(),
                     rule: rule.clone(),
+                    arrival: *arrival,
                     from: from.clone(),
                     to: to.clone(),
                 };
@@ -167,6 +177,8 @@ struct RangeStream {
     map: Arc<IngestMap>,
     /// Which rows are late, and so none of the stream's.
     rule: Option<Arc<Rule>>,
+    /// The column of the time of arrival, and that time.
+    arrival: Option<(usize, Timestamp)>,
     from: Positions,
     to: Positions,
 }
@@ -189,12 +201,13 @@ impl PartitionStream for RangeStream {
     fn execute(&self, _ctx: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (source, map, from, to) = (self.source.clone(), self.map.clone(), self.from.clone(), self.to.clone());
         let schema = self.schema.clone();
+        let arrival = self.arrival;
         let on_time = self.rule.clone().map(|r| OnTime::new(r, BTreeMap::new()));
         let external = |e: Error| DataFusionError::External(Box::new(e));
         let opened = async move {
             let readers = source.open(&from, Some(&to), 1).await.map_err(|e| external(e.into_error()))?;
             let start = (readers, map, schema, on_time);
-            let batches = futures::stream::unfold(start, |(mut readers, map, schema, mut on_time)| async move {
+            let batches = futures::stream::unfold(start, move |(mut readers, map, schema, mut on_time)| async move {
                 loop {
                     let reader = readers.last_mut()?;
                     match reader.poll(READ_ROWS, READ_WAIT).await {
@@ -205,8 +218,12 @@ impl PartitionStream for RangeStream {
                                     Some(t) => t.keep(&chunk.split, z),
                                     None => Ok(z),
                                 })
+                                .and_then(|z| match arrival {
+                                    Some((column, at)) => stamp_rows(&z.rows, column, at),
+                                    None => Ok(z.rows),
+                                })
                                 .map_err(|e| DataFusionError::External(Box::new(e)))
-                                .and_then(|z| retype(&z.rows, &schema));
+                                .and_then(|rows| retype(&rows, &schema));
                             return Some((batch, (readers, map, schema, on_time)));
                         }
                         Ok(SourceEvent::Idle) => {}

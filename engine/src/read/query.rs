@@ -310,7 +310,9 @@ async fn bind(session: &mut Session, relations: &[Arc<Relation>], bindings: &Bin
         let map = Arc::new(crate::coord::ingest_exprs(&inner.session_template, r, &source.schema())?);
         // A file that a query names is no relation of the catalog.
         let rule = inner.lock().relations.get(&r.id).and_then(|r| r.time.as_ref().map(|t| t.rule()));
-        bound.insert(r.id, Bound::Range { source, map, rule, from: start.clone(), to });
+        // Who reads a connector's rows now sees them arrive now.
+        let arrival = r.meta.proctime.map(|column| (column, inner.options.clock.now()));
+        bound.insert(r.id, Bound::Range { source, map, rule, arrival, from: start.clone(), to });
     }
     bindings.bind(bound);
     Ok(())

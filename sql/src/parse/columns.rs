@@ -156,10 +156,12 @@ fn column(c: &mut Cursor<'_>, out: &mut Columns, key_at: &mut Option<usize>, wha
     if out.columns.iter().any(|x| x.name == name) {
         return Err(duplicate_column(&name, at));
     }
-    if c.looking_at(&["as"]) {
+    // `p AS PROCTIME()`, as Flink has it: the clock has its type.
+    let of_clock = c.looking_at(&["as", "proctime"]);
+    if c.looking_at(&["as"]) && !of_clock {
         return Err(c.unexpected("a type").hint("A computed column needs its type: col type AS expression."));
     }
-    let data_type = types::data_type(c)?;
+    let data_type = if of_clock { types::timestamptz() } else { types::data_type(c)? };
     let mut def = ColumnDef { name, data_type, nullable: true, default: None, generated: None, metadata: None };
     loop {
         let at = c.position();

@@ -165,14 +165,14 @@ pub fn bounds(plan: &IncPlan, inputs: &Inputs<'_>) -> Bounds {
                             true => Growth::Bounded(by),
                             false => Growth::Keyed(format!("({}), and by {by} of each", key.join(", "))),
                         };
-                        Some(StateBound { growth, fix: None })
+                        Some(StateBound { growth, fix: None, stays: EVERY_ROW })
                     }
                     (false, latest) => {
                         // Left rows go alone where the right side has a watermark, and are never taken back.
                         let growth = if latest && l { input(1) } else { worst() };
                         let fix = if latest { FIX_AS_OF } else { FIX_AS_OF_EARLIEST };
                         let fix = matches!(growth, Growth::Unbounded(_)).then_some(fix);
-                        Some(StateBound { growth, fix })
+                        Some(StateBound { growth, fix, stays: EVERY_ROW })
                     }
                 };
                 (worst(), state)

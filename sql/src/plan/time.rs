@@ -438,7 +438,14 @@ fn join(kind: JoinKind, left: usize, right: usize, floors: &[Floor], inputs: &[&
         let nulls = matches!(kind, JoinKind::Left | JoinKind::Full);
         columns.extend(of_right.iter().map(|b| b.filter(|_| !nulls)));
     }
-    NodeTime { columns, forget: vec![of_left.to_vec(), of_right.to_vec()] }
+    // Where it matters whether a row has a partner, all partners are kept of rows that a later change may touch.
+    let kept = |side: std::ops::Range<usize>, counted: bool| -> Bounds {
+        let partner = |c: usize| bounds.get(c).copied().flatten();
+        side.map(|c| if counted { least(bounds[c], raised(floors, c, &partner)) } else { bounds[c] }).collect()
+    };
+    let left_counted = matches!(kind, JoinKind::Right | JoinKind::Full);
+    let right_counted = !matches!(kind, JoinKind::Inner | JoinKind::Right);
+    NodeTime { columns, forget: vec![kept(0..left, left_counted), kept(left..left + right, right_counted)] }
 }
 
 /// The value of an expression where one column has its bound.

@@ -101,6 +101,12 @@ fn plan_error(message: &str, text: &str, relations: &[String]) -> SqlError {
         return place(out, text, name.rsplit('.').next().unwrap_or(name));
     }
     if let Some(name) = between(&message, "Invalid function '", "'") {
+        if name.eq_ignore_ascii_case("proctime") {
+            // What it gives is a fact of a row's arrival, and no function of a query that may be asked again.
+            let out = SqlError::unsupported("PROCTIME() in a query is not supported")
+                .hint("Declare the time of arrival as a column of the stream: CREATE STREAM s (.., p AS PROCTIME()).");
+            return place(out, text, name);
+        }
         let mut out = SqlError::new(SqlState::UNDEFINED_FUNCTION, format!("function {name} does not exist"));
         if let Some(near) =
             between(&message, "Did you mean '", "'").filter(|n| nearest(name, [*n].into_iter()).is_some())

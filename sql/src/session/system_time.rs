@@ -159,8 +159,14 @@ fn call(function: &str, args: Vec<Expr>) -> Expr {
     })
 }
 
-/// True of the time when a row arrives.
-fn is_proctime(e: &Expr) -> bool {
+/// True if `PROCTIME()` is somewhere in an expression.
+pub fn has_proctime(e: &Expr) -> bool {
+    ast::visit_expressions(e, |e| if is_proctime(e) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        .is_break()
+}
+
+/// True of `PROCTIME()`.
+pub fn is_proctime(e: &Expr) -> bool {
     let Expr::Function(f) = e else { return false };
     let none = match &f.args {
         ast::FunctionArguments::None => true,

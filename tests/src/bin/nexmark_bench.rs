@@ -106,7 +106,7 @@ struct Measured {
 }
 
 async fn throughput(
-    query: &Query,
+    query: &Query<'_>,
     source: &str,
     workers: usize,
     events: u64,

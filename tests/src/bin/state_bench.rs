@@ -3,12 +3,14 @@
 //! Prints a Markdown table: rows and bytes of state, about, at the first look after each number of events.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray as _, RecordBatch};
 use arrow::datatypes::Int64Type;
 use millstream::api::{Engine, EngineOptions};
-use millstream_tests::nexmark::{KINDS, QUERIES};
+use millstream::time::{ManualClock, Timestamp};
+use millstream_tests::nexmark::{ARRIVAL_QUERY, KINDS, Query, query};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -17,13 +19,17 @@ type Failure = Box<dyn Error + Send + Sync>;
 
 const USAGE: &str = "usage: state_bench [--at 2000000,10000000] [--queries q5,q7] [--delay '4 seconds'] [--workers N]";
 
-/// Windowed queries beyond those of the throughput benchmark: (name, streams it reads, query).
-const MORE: [(&str, &[usize], &str); 1] = [(
-    "q11",
-    &[2],
-    "SELECT bidder, count(*) AS bids, window_start, window_end \
-     FROM SESSION(bid, date_time, INTERVAL '10 seconds', bidder) GROUP BY bidder, window_start, window_end",
-)];
+/// Nexmark's queries with windows of time: (name, microseconds between two events). Those by day have days of 500 000 events.
+const WINDOWED: [(&str, u64); 8] = [
+    ("q5", 100),
+    ("q7", 100),
+    ("q8", 100),
+    ("q11", 100),
+    ("q12", 100),
+    ("q15", 172_800),
+    ("q16", 172_800),
+    ("q17", 172_800),
+];
 
 fn failed(e: millstream::error::Error) -> Failure {
     format!("{} {} {}", e.code.0, e.message, e.hint.unwrap_or_default()).into()
@@ -35,22 +41,33 @@ fn number(found: &[RecordBatch], column: usize) -> i64 {
 
 /// (rows, bytes) of state when each number of events has been read.
 async fn measure(
-    sql: &str,
-    reads: &[usize],
+    query: &Query<'_>,
+    gap: u64,
     at: &[u64],
     delay: &str,
     workers: usize,
 ) -> Result<Vec<(i64, i64)>, Failure> {
-    let options = EngineOptions { workers, checkpoint_interval: Duration::ZERO, ..EngineOptions::default() };
+    let Query { name, sql, reads, .. } = query;
+    let hands = Arc::new(ManualClock::default());
+    let mut options = EngineOptions { workers, checkpoint_interval: Duration::ZERO, ..EngineOptions::default() };
+    // Windows of the clock: it goes on with the events, whatever the machine is.
+    let arriving = *name == ARRIVAL_QUERY.name;
+    if arriving {
+        options.clock = hands.clone();
+    }
     let engine = Engine::open(options).await.map_err(failed)?;
     let last = at.iter().max().copied().unwrap_or(0);
     // A source that has ended closes every window: it must still be running at the last look.
     let events = last + last / 4;
-    for index in reads {
+    for index in *reads {
         let (_, name) = KINDS[*index];
+        let (columns, more) = match arriving {
+            true => ("p_time AS PROCTIME()".to_owned(), ""),
+            false => (format!("WATERMARK FOR date_time AS date_time - INTERVAL '{delay}'"), ", on_late = 'drop'"),
+        };
         let stream = format!(
-            "CREATE STREAM {name} (WATERMARK FOR date_time AS date_time - INTERVAL '{delay}') \
-             WITH (connector = 'nexmark', type = '{name}', events = {events}, on_late = 'drop')"
+            "CREATE STREAM {name} ({columns}) \
+             WITH (connector = 'nexmark', type = '{name}', events = {events}, event_gap_us = {gap}{more})"
         );
         engine.execute(&stream).await.map_err(failed)?;
     }
@@ -65,6 +82,9 @@ async fn measure(
                 .query("SELECT CAST(sum(r) AS BIGINT) FROM (SELECT relation, max(rows) AS r FROM ms.sources GROUP BY relation)")
                 .await
                 .map_err(failed)?;
+            if arriving {
+                hands.set(Timestamp((number(&read, 0) as f64 / share) as i64 * gap as i64));
+            }
             if number(&read, 0) >= rows {
                 break;
             }
@@ -98,13 +118,12 @@ async fn main() -> Result<(), Failure> {
         }
     }
     at.sort_unstable();
-    let windowed = QUERIES.iter().filter(|q| ["q5", "q7", "q8"].contains(&q.name)).map(|q| (q.name, q.reads, q.sql));
     println!("| query | events read | rows of state | MiB |\n|---|---|---|---|");
-    for (name, reads, sql) in windowed.chain(MORE) {
+    for (name, gap) in WINDOWED {
         if wanted.as_ref().is_some_and(|w| !w.iter().any(|w| w == name)) {
             continue;
         }
-        let measured = measure(sql, reads, &at, &delay, workers).await?;
+        let measured = measure(query(name), gap, &at, &delay, workers).await?;
         for (events, (rows, bytes)) in at.iter().zip(measured) {
             println!("| {name} | {events} | {rows} | {:.1} |", bytes as f64 / f64::from(1 << 20));
         }

@@ -121,8 +121,8 @@ impl Content {
         self.own.append(batch)
     }
 
-    pub fn forget(&mut self, column: usize, bound: i64) {
-        self.own.forget(column, bound);
+    pub fn forget(&mut self, column: usize, bound: i64) -> Result<()> {
+        self.own.forget(column, bound)
     }
 
     /// Starts a probe of `rows` keys, `keys` as the side has them.

@@ -168,13 +168,14 @@ impl JoinOp {
     }
 
     /// Forgets rows that can have no later partner.
-    fn forget(&mut self, cx: &TickCx<'_>) {
+    fn forget(&mut self, cx: &TickCx<'_>) -> Result<()> {
         for (port, side) in self.sides.iter_mut().enumerate() {
             // Where NULL equals NULL, rows without a time have partners at any time; rows with one do not.
             if let Some((column, bound)) = cx.time.forgettable(port).max_by_key(|(_, bound)| *bound) {
-                side.content.forget(column, bound);
+                side.content.forget(column, bound)?;
             }
         }
+        Ok(())
     }
 
     /// Takes the changes of a side out, in `parts` parts by key hash.
@@ -396,8 +397,7 @@ impl DeltaOp for JoinOp {
         }
         if self.sides.iter().all(|s| s.pending.is_empty()) {
             self.sides.iter_mut().try_for_each(|s| s.content.settle())?;
-            self.forget(cx);
-            return Ok(());
+            return self.forget(cx);
         }
         let output = self.output.clone();
         let mut sink = Sink::new(&output, cx.chunk_rows, out);
@@ -417,8 +417,7 @@ impl DeltaOp for JoinOp {
         }
         sink.finish()?;
         self.sides.iter_mut().try_for_each(|s| s.content.settle())?;
-        self.forget(cx);
-        Ok(())
+        self.forget(cx)
     }
 
     fn share(&mut self, port: usize, columns: &[usize]) -> Result<()> {

@@ -4,6 +4,7 @@ use arrow::array::{Float64Array, Int64Array};
 use datafusion::datasource::MemTable;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::SessionContext;
+use millstream_sql::plan::time::Bound;
 use proptest::prelude::*;
 
 /// `(k, v, x)` with a weight.
@@ -307,4 +308,46 @@ proptest! {
 
 fn same(a: &Row, b: &Row) -> bool {
     (a.0, a.1, a.2.to_bits()) == (b.0, b.1, b.2.to_bits())
+}
+
+/// Groups by a time, one of which fails.
+#[test]
+fn groups_behind_the_watermark_are_forgotten() {
+    let time = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, None);
+    let input = schema(&[("t", time), ("v", DataType::Int64)]);
+    let context = SessionContext::new_with_state(state());
+    let empty = datafusion::datasource::empty::EmptyTable::new(Arc::clone(&input));
+    context.register_table("t0", Arc::new(empty)).unwrap();
+    let sql = "SELECT t, median(100 / v) AS m FROM t0 GROUP BY t";
+    let plan = run(context.state().create_logical_plan(sql)).unwrap();
+    let plan = StoredPlan { logical: context.state().optimize(&plan).unwrap() };
+    let make = || {
+        let keys = Some(RecomputeKeys { inputs: vec![vec![0]], output: vec![0] });
+        let output = Arc::clone(plan.logical.schema().inner());
+        RecomputeOp::new(&state(), &plan, vec![Arc::clone(&input)], keys, output, Shard::ONE).unwrap()
+    };
+    let rows = |rows: &[(i64, i64)]| {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(rows.iter().map(|r| Some(r.0)).collect::<arrow::array::TimestampMicrosecondArray>()),
+            Arc::new(rows.iter().map(|r| Some(r.1)).collect::<Int64Array>()),
+        ];
+        ZBatch::inserts(RecordBatch::try_new(Arc::clone(&input), columns).unwrap())
+    };
+    let (mut op, mut cx) = (make(), TestCx::default());
+    for window in 0..100 {
+        cx.push(&mut op, 0, rows(&[(window, 5), (window, i64::from(window != 3)), (window, 20)]));
+        cx.forget(vec![vec![Some(Bound::At(window - 4)), None]]);
+        let out = cx.flush(&mut op);
+        assert_eq!(out.iter().map(ZBatch::len).sum::<usize>(), usize::from(window != 3));
+        assert_eq!(op.failing.len(), usize::from((3..8).contains(&window)), "at {window}");
+        assert!(op.stats().rows <= 4 * 4 * 5, "{:?} at {window}", op.stats());
+    }
+    assert_eq!(cx.errors.entries.len(), 1);
+    // Groups that are not behind it have all of their rows, after a restart too.
+    let mut op = restarted(&mut op, make());
+    cx.push(&mut op, 0, rows(&[(97, 1), (97, 1)]));
+    assert_eq!(column_values(&cx.flush(&mut op)).len(), 2);
+    cx.forget(vec![vec![Some(Bound::Never), None]]);
+    assert!(cx.flush(&mut op).is_empty());
+    assert_eq!(op.stats().rows, 0);
 }

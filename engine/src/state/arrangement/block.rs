@@ -13,6 +13,9 @@ use crate::hash::hash_rows;
 use crate::ops::eval::OutputSchema;
 use crate::zset::{Weights, ZBatch};
 
+/// A time column and a bound: rows whose time is before it, in microseconds, are not needed any more.
+pub(super) type Floor = (usize, i64);
+
 /// What an arrangement holds and how it is indexed; shared with all its snapshots.
 #[derive(Debug)]
 pub(super) struct Spec {
@@ -102,8 +105,17 @@ pub(super) struct Block {
     pub bytes: usize,
     /// How often it was coalesced; only blocks of one level are joined into one of the next.
     pub level: u8,
-    /// (time column, its latest value in microseconds), once asked for.
-    latest: OnceLock<(usize, i64)>,
+    /// Once asked for.
+    times: OnceLock<Times>,
+}
+
+/// Times of the rows of a block in one column, in microseconds. Rows without a time are later than all.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    column: usize,
+    latest: i64,
+    /// More than half of the rows are not later than this.
+    middle: i64,
 }
 
 /// Blocks of at least this many rows are large enough to stay alone.
@@ -124,22 +136,40 @@ impl Block {
         let dense = if matches!(weights, Weights::Dense(_)) { 8 * rows.num_rows() } else { 0 };
         let bytes = rows.columns().iter().map(|c| c.get_array_memory_size()).sum::<usize>() + 8 * hashes.len() + dense;
         let level = if rows.num_rows() >= LARGE { LARGE_LEVEL } else { level };
-        Self { rows, weights, hashes, negative, positive, bytes, level, latest: OnceLock::new() }
+        Self { rows, weights, hashes, negative, positive, bytes, level, times: OnceLock::new() }
     }
     pub fn len(&self) -> usize {
         self.hashes.len()
     }
     /// The latest time in a column; rows without a time are later than all.
     pub fn latest(&self, column: usize) -> i64 {
+        self.times(column).latest
+    }
+    /// More than half of the rows have a time before `bound` in a column.
+    pub fn mostly_before(&self, (column, bound): Floor) -> bool {
+        self.times(column).middle < bound
+    }
+    fn times(&self, column: usize) -> Times {
         let find = || {
             let times = self.rows.columns().get(column).and_then(micros_array);
-            let latest = times.filter(|t| t.null_count() == 0).and_then(|t| compute::max(&t));
-            (column, latest.unwrap_or(i64::MAX))
+            let (mut latest, mut middle) = (i64::MAX, i64::MAX);
+            if let Some(times) = times.filter(|t| !t.is_empty()) {
+                let mut all: Vec<i64> = times.iter().map(|t| t.unwrap_or(i64::MAX)).collect();
+                let half = all.len() / 2;
+                middle = *all.select_nth_unstable(half).1;
+                latest = all[half..].iter().copied().max().unwrap_or(i64::MAX);
+            }
+            Times { column, latest, middle }
         };
-        match self.latest.get_or_init(find) {
-            (c, latest) if *c == column => *latest,
-            _ => find().1,
-        }
+        let known = *self.times.get_or_init(find);
+        if known.column == column { known } else { find() }
+    }
+    /// Rows whose time in a column is not before `bound`.
+    pub fn not_before(&self, (column, bound): Floor) -> Vec<u32> {
+        let Some(times) = self.rows.columns().get(column).and_then(micros_array) else {
+            return (0..self.len() as u32).collect();
+        };
+        (0..self.len() as u32).filter(|i| times.is_null(*i as usize) || times.value(*i as usize) >= bound).collect()
     }
     /// The rows as a Z-set.
     pub fn zbatch(&self) -> ZBatch {

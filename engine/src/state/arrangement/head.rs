@@ -1,15 +1,18 @@
 //! The newest rows: blocks in order of arrival, and a private hash index with chains over them.
 //!
-//! A row's number in the head never changes until the head becomes a run; joining small blocks into larger ones keeps
-//! it. The blocks are immutable, so a snapshot of the head is a clone of their list; the index is the owner's alone.
+//! A row's number in the head never changes until the head becomes a run or old rows are left out; joining small blocks
+//! into larger ones keeps it. The blocks are immutable, so a snapshot of the head is a clone of their list; the index is the owner's alone.
 
 use std::sync::Arc;
 
+use arrow::array::UInt32Array;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-use super::block::{Block, LARGE_LEVEL, Spec};
-use crate::error::Result;
+use super::block::{Block, Floor, LARGE_LEVEL, Spec, compact_batch, take_batch};
+use super::run::mostly_before;
+use crate::error::{Result, ResultExt as _};
+use crate::zset::ZBatch;
 
 /// So many blocks of one level are joined into one of the next.
 const FAN_IN: usize = 8;
@@ -103,6 +106,31 @@ impl Head {
         }
         parts
     }
+    /// Most rows have a time before `bound` in a column.
+    pub fn mostly_before(&self, floor: Floor) -> bool {
+        mostly_before(&self.blocks, floor)
+    }
+    /// Leaves out the rows whose time in a column is before `bound`; the others become one block, in their order. Returns how
+    /// many of the first `first` rows are left.
+    pub fn leave_out(&mut self, spec: &Spec, floor: Floor, first: usize) -> Result<usize> {
+        let (mut parts, mut hashes, mut left) = (Vec::with_capacity(self.blocks.len()), Vec::new(), 0);
+        for (block, start) in self.blocks.iter().zip(&self.starts) {
+            let keep = block.not_before(floor);
+            left += keep.partition_point(|i| ((start + i) as usize) < first);
+            hashes.extend(keep.iter().map(|i| block.hashes[*i as usize]));
+            parts.push(take_batch(spec, &block.zbatch(), &UInt32Array::from(keep))?);
+        }
+        let mut fresh = Self::default();
+        if !hashes.is_empty() {
+            let all = ZBatch::concat(&spec.permissive, &parts).e()?;
+            // Of the level that so many single rows would have come to.
+            let level = (0..LARGE_LEVEL).find(|l| FAN_IN.saturating_pow(u32::from(*l)) >= hashes.len());
+            let own = compact_batch(spec, &all.rows)?;
+            fresh.push(spec, Block::new(own, all.weights, hashes, level.unwrap_or(LARGE_LEVEL)))?;
+        }
+        *self = fresh;
+        Ok(left)
+    }
     /// Takes all rows out.
     pub fn take(&mut self) -> Vec<Arc<Block>> {
         std::mem::take(self).blocks
@@ -124,7 +152,7 @@ impl Part {
     pub fn len(&self) -> usize {
         self.block.len() - self.from
     }
-    pub fn zbatch(&self) -> crate::zset::ZBatch {
+    pub fn zbatch(&self) -> ZBatch {
         self.block.zbatch().slice(self.from, self.len())
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! Runs are kept in tiers of sizes a factor of four apart; four runs of a tier become one of the next. A merge takes
 //! slices of the hash space (and of the order within one hash) from all its inputs, so equal rows always meet in one slice,
-//! where their weights are summed and rows that cancel vanish. The inputs stay in place until the merge is complete.
+//! where their weights are summed and rows that cancel vanish. Rows that may be forgotten are left out, and a run that has
+//! mostly such rows is written again for that alone: each row pays for a few. The inputs stay in place until the merge is complete.
 
 use std::sync::Arc;
 
-use super::block::{Block, Spec, compact_batch};
+use super::block::{Block, Floor, Spec, compact_batch};
 use super::run::{BLOCK_ROWS, Run, pick_zbatch};
 use arrow::array::Array as _;
 use millstream_sql::plan::time::micros_array;
@@ -67,6 +68,11 @@ impl Merge {
         }
         None
     }
+    /// A run of which most rows are behind the floor, to be written again without them.
+    pub fn of_old(runs: &[Arc<Run>], floor: Floor) -> Option<Self> {
+        let run = runs.iter().find(|r| r.mostly_before(floor))?;
+        Some(Self::of(vec![run.clone()], BLOCK_ROWS))
+    }
     /// A merge of these runs in slices of about so many rows.
     pub fn of(inputs: Vec<Arc<Run>>, slice_rows: usize) -> Self {
         Self { done: vec![0; inputs.len()], inputs, output: Vec::new(), slice_rows: slice_rows.max(1) }
@@ -76,7 +82,7 @@ impl Merge {
     }
     /// Merges one slice of about `fuel` rows at most; the number of rows it read. 0: all is done.
     /// Rows whose time in the column `floor.0` is before `floor.1` are left out.
-    pub fn step(&mut self, spec: &Spec, fuel: usize, floor: Option<(usize, i64)>) -> Result<usize> {
+    pub fn step(&mut self, spec: &Spec, fuel: usize, floor: Option<Floor>) -> Result<usize> {
         let quota = (self.slice_rows.min(fuel) / self.inputs.len().max(1)).max(1);
         // The slice ends at the smallest hash any input reaches within its quota; groups of one hash stay whole.
         let mut cut = (u64::MAX, i64::MAX);

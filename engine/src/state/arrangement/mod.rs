@@ -13,6 +13,8 @@
 //! * Row ids ([`Matches::row`]) and [`ProbePlan`]s are valid until the arrangement is next changed.
 
 mod block;
+#[cfg(test)]
+mod forgetting;
 mod head;
 mod merge;
 pub mod order;
@@ -31,7 +33,7 @@ pub(crate) use block::canonical;
 pub use probe::{ProbePlan, extra_row};
 pub use snapshot::ArrangementSnapshot;
 
-use block::{Block, Spec, compact_batch, normalised, take_batch};
+use block::{Block, Floor, Spec, compact_batch, normalised, take_batch};
 use head::{Head, Part};
 use merge::Merge;
 use probe::View;
@@ -72,7 +74,7 @@ pub struct Arrangement {
     /// The rows since the last freeze were given up: more than there is in all.
     rewrite: bool,
     /// Rows whose time in this column is before this are never asked for again.
-    floor: Option<(usize, i64)>,
+    floor: Option<Floor>,
 }
 
 /// Pairs found by a probe.
@@ -209,6 +211,12 @@ impl Arrangement {
         }
     }
     fn flush_head(&mut self) -> Result<()> {
+        if let Some(floor) = self.floor {
+            self.head_frozen = self.head.leave_out(&self.spec, floor, self.head_frozen)?;
+            if self.head.len() <= self.cap / 2 {
+                return Ok(());
+            }
+        }
         let unfrozen = self.head.since(self.head_frozen);
         self.left_head(unfrozen);
         self.head_frozen = 0;
@@ -285,20 +293,25 @@ impl Arrangement {
         self.stored_rows += batch.len();
         self.append_normalised(vec![batch], true)
     }
-    /// Rows whose time in a column is before `bound` (microseconds) will never be asked for again. They go when all rows
-    /// around them are such, or with the next merge.
-    pub fn forget(&mut self, column: usize, bound: i64) {
+    /// Rows whose time in a column is before `bound` (microseconds) will never be asked for again. Of the head they go when
+    /// they are most of it, of a run when they are most of it and with every merge: so most of what is kept is needed, and
+    /// each row that goes has paid for its share of the work.
+    pub fn forget(&mut self, column: usize, bound: i64) -> Result<()> {
         if self.floor.is_some_and(|(c, b)| c == column && b >= bound) {
-            return;
+            return Ok(());
         }
-        self.floor = Some((column, bound));
+        let floor = (column, bound);
+        self.floor = Some(floor);
         let merge = &self.merge;
         // A merge under way leaves them out itself.
         self.runs.retain(|r| r.latest(column) >= bound || merge.as_ref().is_some_and(|m| m.is_input(r)));
-        if self.head.len() > 0 && self.head.blocks.iter().all(|b| b.latest(column) < bound) {
-            self.head.take();
-            self.head_frozen = 0;
+        // What was never stored and is not needed need not be stored.
+        self.unfrozen.retain(|p| p.block.latest(column) >= bound);
+        self.unfrozen_rows = self.unfrozen.iter().map(Part::len).sum();
+        if self.head.mostly_before(floor) {
+            self.head_frozen = self.head.leave_out(&self.spec, floor, self.head_frozen)?;
         }
+        Ok(())
     }
     /// Merges runs, at most about `fuel` rows. True if more is waiting.
     pub fn maintain(&mut self, fuel: usize) -> Result<bool> {
@@ -306,7 +319,7 @@ impl Arrangement {
         loop {
             let merge = match &mut self.merge {
                 Some(merge) => merge,
-                None => match Merge::due(&self.runs, self.cap) {
+                None => match Merge::due(&self.runs, self.cap).or_else(|| Merge::of_old(&self.runs, self.floor?)) {
                     Some(merge) => self.merge.insert(merge),
                     None => return Ok(false),
                 },

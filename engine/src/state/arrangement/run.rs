@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::block::{Block, Spec, compact_batch};
+use super::block::{Block, Floor, Spec, compact_batch};
 use crate::error::{Result, ResultExt as _};
 use crate::zset::{Weights, ZBatch};
 
@@ -93,6 +93,10 @@ impl Run {
     pub fn latest(&self, column: usize) -> i64 {
         self.blocks.iter().map(|b| b.latest(column)).max().unwrap_or(i64::MIN)
     }
+    /// About half of the rows, a quarter at least, have a time before `bound` in a column.
+    pub fn mostly_before(&self, floor: Floor) -> bool {
+        mostly_before(&self.blocks, floor)
+    }
     /// First position and number of rows with this hash.
     #[inline]
     pub fn find(&self, hash: u64) -> Option<(u32, u32)> {
@@ -121,6 +125,13 @@ impl Run {
         let block = self.starts.partition_point(|s| *s <= position) - 1;
         (block, position - self.starts[block])
     }
+}
+
+/// Half of the rows are in blocks of which more than half of the rows have a time before `bound` in a column.
+pub(super) fn mostly_before(blocks: &[Arc<Block>], floor: Floor) -> bool {
+    let rows: usize = blocks.iter().map(|b| b.len()).sum();
+    let old: usize = blocks.iter().filter(|b| b.mostly_before(floor)).map(|b| b.len()).sum();
+    2 * old > rows
 }
 
 /// A run of the rows of these batches, with their hashes given; none has weight zero.

@@ -194,6 +194,25 @@ async fn an_asof_join_bounds_the_times_that_both_sides_bound() {
 }
 
 #[tokio::test]
+async fn partners_that_count_are_kept_as_long_as_rows_that_count_them() {
+    let state = test_state();
+    // A new b.ts touches an a.ts down to ten seconds before it, and whether that has a partner says any b.ts from there on.
+    for (join, expected) in
+        [("join", [50, 60]), ("left join", [50, 50]), ("right join", [50, 60]), ("full join", [50, 50])]
+    {
+        let sql = format!(
+            "select a.ts, b.ts from e a {join} e b on a.k = b.k and b.ts >= a.ts and b.ts <= a.ts + interval '10 seconds'"
+        );
+        let plan = plan(&state, &sql).await;
+        let nodes = TimeRules::new(&plan).unwrap().propagate(&plan, &source);
+        let at = plan.nodes.iter().position(|n| matches!(n.op, IncOp::Join { .. })).unwrap();
+        let forget: Vec<i64> =
+            nodes[at].forget.iter().flat_map(|b| b.iter().flatten().map(|b| b.micros() / 1_000_000)).collect();
+        assert_eq!(forget, expected, "{join}");
+    }
+}
+
+#[tokio::test]
 async fn lateness_moves_what_may_be_forgotten_but_not_what_is_final() {
     let state = test_state();
     let sql = "select window_start, count(*) from tumble(e, ts, interval '10 seconds') group by 1";
