@@ -23,6 +23,7 @@ fn check(kind: u64, seeds: u64, features: &Features) -> Stats {
         (None, Some(n)) => first..first + n,
         (None, None) => first..first + seeds,
     };
+    let (from, mut until) = (range.start, range.start);
     let unlimited = number("MILLSTREAM_ORACLE_SEEDS").is_some();
     let started = Instant::now();
     let mut stats = Stats::default();
@@ -31,6 +32,7 @@ fn check(kind: u64, seeds: u64, features: &Features) -> Stats {
         if !unlimited && started.elapsed() > BUDGET {
             break;
         }
+        until = seed + 1;
         let scenario = Scenario::generate(seed, features);
         match run_isolated(&scenario) {
             Ok(s) => stats.add(s),
@@ -53,7 +55,7 @@ fn check(kind: u64, seeds: u64, features: &Features) -> Stats {
         }
     }
     println!(
-        "{} views, {} refused, {} comparisons ({} not empty, {} failing queries, {} too slow), {} restarts in {:.1} s",
+        "seeds {from} to {until}: {} views, {} refused, {} comparisons ({} not empty, {} failing queries, {} too slow), {} restarts in {:.1} s",
         stats.views,
         stats.refused.len(),
         stats.comparisons,
