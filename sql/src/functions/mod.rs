@@ -12,6 +12,7 @@ pub(crate) mod datetime;
 mod define;
 pub mod exact_sum;
 pub mod excluding;
+mod extremes;
 mod format;
 pub mod json;
 pub(crate) mod math;

@@ -29,7 +29,7 @@ pub(super) fn functions() -> Vec<AggregateUDF> {
         // Without the defects of its DISTINCT.
         named("bit_xor", bit_and_or_xor::bit_xor_udaf(), false),
         // Any value will do, so it is the same in every run and every view.
-        named("any_value", min_max::min_udaf(), false),
+        named("any_value", super::extremes::extreme(&min_max::min_udaf()).unwrap_or_else(min_max::min_udaf), false),
         // What others estimate is exact here: a view could not take an estimate back.
         named("approx_distinct", count::count_udaf(), true),
         AggregateUDF::from(CountIf { signature: Signature::exact(vec![DataType::Boolean], Volatility::Immutable) }),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
 
-use super::signed;
+use super::{extremes, signed};
 
 /// Puts our functions into a builder that has the default ones.
 pub(crate) fn replace_defaults(builder: &mut SessionStateBuilder) {
@@ -23,7 +23,7 @@ pub(crate) fn replace_defaults(builder: &mut SessionStateBuilder) {
     let mut ours = super::windows();
     let aggregates = builder.aggregate_functions().get_or_insert_default();
     for f in aggregates.iter_mut() {
-        if let Some(ours) = signed::aggregate(f) {
+        if let Some(ours) = signed::aggregate(f).or_else(|| extremes::extreme(f)) {
             *f = ours;
         }
     }
