@@ -167,7 +167,7 @@ impl MatchOp {
         RecordBatch::try_new(self.out_schema(), columns).e()
     }
 
-    fn from_schema(&self) -> SchemaRef {
+    fn resume_schema(&self) -> SchemaRef {
         let numbers = FROM_COLUMNS.map(|n| Field::new(n, DataType::Int64, false));
         Arc::new(Schema::new(self.layout.key_fields().into_iter().chain(numbers).collect::<Vec<_>>()))
     }
@@ -199,7 +199,7 @@ impl MatchOp {
                 Arc::new(numbers.collect::<Int64Array>())
             };
             columns.extend((0..FROM_COLUMNS.len()).map(column));
-            RecordBatch::try_new(self.from_schema(), columns).e()
+            RecordBatch::try_new(self.resume_schema(), columns).e()
         };
         let batches = records.chunks(FULL_DUMP_MIN).map(batch).collect::<Result<_>>()?;
         Ok(SlotDelta { slot: FROM.into(), replaces, batches })
@@ -285,7 +285,7 @@ impl MatchOp {
     }
 
     fn restore_resumes(&mut self, batch: &RecordBatch) -> Result<()> {
-        check(&self.from_schema(), batch)?;
+        check(&self.resume_schema(), batch)?;
         let width = self.layout.partition.len();
         let batch = self.own(batch, &batch.columns()[..width])?;
         let n = batch.num_rows();
