@@ -157,7 +157,13 @@ impl UserDefinedLogicalNodeCore for MatchNode {
     fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
         match (inputs.pop(), inputs.pop()) {
             (Some(outer), Some(input)) if exprs.len() == self.calls.len() => {
-                Ok(Self { input: Arc::new(input), outer: Arc::new(outer), calls: exprs, ..self.clone() })
+                // A condition without columns, such as false, is pushed into every input; this one is no relation.
+                let outer = match outer {
+                    LogicalPlan::Filter(f) => f.input,
+                    LogicalPlan::EmptyRelation(_) => Arc::clone(&self.outer),
+                    outer => Arc::new(outer),
+                };
+                Ok(Self { input: Arc::new(input), outer, calls: exprs, ..self.clone() })
             }
             _ => Err(internal("MATCH_RECOGNIZE with other inputs")),
         }
