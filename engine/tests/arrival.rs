@@ -1,40 +1,22 @@
 //! `PROCTIME()` of streams with a connector: one time for whoever follows, the time of reading for who reads again.
 
 mod common;
+#[path = "common/waiting.rs"]
+mod waiting;
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use millstream::api::{Engine, EngineOptions};
 use millstream::time::{ManualClock, Timestamp};
 
-use self::common::lines;
+use self::waiting::{becomes, rows, run};
 
 /// 2020-01-01.
 const START: i64 = 1_577_836_800_000_000;
 const SECOND: i64 = 1_000_000;
-
-async fn rows(engine: &Engine, sql: &str) -> Vec<String> {
-    lines(&engine.query(sql).await.unwrap_or_else(|e| panic!("{sql}: {} {e}", e.code.0)))
-}
-
-async fn becomes(engine: &Engine, sql: &str, expected: &[&str]) {
-    let started = Instant::now();
-    loop {
-        let got = rows(engine, sql).await;
-        if got == expected {
-            return;
-        }
-        assert!(started.elapsed() < Duration::from_secs(20), "{sql}\ngot {got:#?}\nwant {expected:#?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn run(engine: &Engine, sql: &str) {
-    engine.execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {} {e}", e.code.0));
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_of_a_connector_arrive_when_their_epoch_is_sealed() {

@@ -1,40 +1,21 @@
 //! Event time end to end: late rows, windows that close, corrections, and that how rows arrive shows nowhere.
 
 mod common;
+#[path = "common/waiting.rs"]
+mod waiting;
 
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use millstream::api::{Engine, EngineOptions};
 use millstream::time::{ManualClock, Timestamp};
 
-use self::common::lines;
+use self::waiting::{becomes, rows, run};
 
 fn options(data: &str) -> EngineOptions {
     EngineOptions { data: data.into(), workers: 2, checkpoint_interval: Duration::ZERO, ..Default::default() }
-}
-
-async fn rows(engine: &Engine, sql: &str) -> Vec<String> {
-    lines(&engine.query(sql).await.unwrap_or_else(|e| panic!("{sql}: {} {e}", e.code.0)))
-}
-
-/// Waits until a query gives these rows.
-async fn becomes(engine: &Engine, sql: &str, expected: &[&str]) {
-    let started = Instant::now();
-    loop {
-        let got = rows(engine, sql).await;
-        if got == expected {
-            return;
-        }
-        assert!(started.elapsed() < Duration::from_secs(20), "{sql}\ngot {got:#?}\nwant {expected:#?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn run(engine: &Engine, sql: &str) {
-    engine.execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {} {e}", e.code.0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -218,7 +199,7 @@ async fn early_results_go_out_with_the_clock_and_final_ones_at_once() {
         .await
         .expect("view");
     assert!(session.query("SET freshness = 'soon'").await.is_err());
-    becomes(&engine, "SELECT * FROM n", &[]).await;
+    becomes(&engine, "SELECT * FROM n", &[""; 0]).await;
     hands.set(Timestamp(30_000_000));
     becomes(&engine, "SELECT * FROM n", &["4"]).await;
     engine.shutdown().await.expect("stops");

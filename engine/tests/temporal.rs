@@ -1,14 +1,16 @@
 //! Views that follow the clock, end to end: conditions with `now()`, and joins with what is there when a row arrives.
 
 mod common;
+#[path = "common/waiting.rs"]
+mod waiting;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use millstream::api::{Engine, EngineOptions};
 use millstream::time::{ManualClock, Timestamp};
 
-use self::common::lines;
+use self::waiting::{becomes, rows, run};
 
 /// 2026-01-01 00:00:00 UTC, and a second.
 const BASE: i64 = 1_767_225_600_000_000;
@@ -34,31 +36,6 @@ fn options(data: &str, hands: &Arc<ManualClock>) -> EngineOptions {
     }
 }
 
-async fn rows(engine: &Engine, sql: &str) -> Vec<String> {
-    lines(&engine.query(sql).await.unwrap_or_else(|e| panic!("{sql}: {} {e}", e.code.0)))
-}
-
-async fn run(engine: &Engine, sql: &str) {
-    engine.execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {} {e}", e.code.0));
-}
-
-/// Waits until a query gives these rows.
-async fn becomes(engine: &Engine, sql: &str, expected: &[String]) {
-    let started = Instant::now();
-    loop {
-        let got = rows(engine, sql).await;
-        if got == expected {
-            return;
-        }
-        assert!(started.elapsed() < Duration::from_secs(30), "{sql}\ngot {got:#?}\nwant {expected:#?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn shows(engine: &Engine, sql: &str, expected: &[&str]) {
-    becomes(engine, sql, &expected.iter().map(|l| (*l).to_owned()).collect::<Vec<_>>()).await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_come_and_go_with_the_clock_alone() {
     let hands = hands();
@@ -82,8 +59,8 @@ async fn rows_come_and_go_with_the_clock_alone() {
         assert_eq!(rows(&engine, "SELECT * FROM recent").await, ["1"]);
         assert_eq!(rows(&engine, "SELECT * FROM valid").await, ["2"]);
         hands.set(after(5));
-        shows(&engine, "SELECT * FROM recent", &["1", "2"]).await;
-        shows(&engine, "SELECT * FROM valid", &["1"]).await;
+        becomes(&engine, "SELECT * FROM recent", &["1", "2"]).await;
+        becomes(&engine, "SELECT * FROM valid", &["1"]).await;
         // A row is taken back before its time is over.
         run(&engine, "DELETE FROM e WHERE id = 1").await;
         assert_eq!(rows(&engine, "SELECT * FROM recent").await, ["2"]);
@@ -91,9 +68,9 @@ async fn rows_come_and_go_with_the_clock_alone() {
     }
     hands.set(after(14));
     let engine = Engine::open(options(&data, &hands)).await.expect("opens again");
-    shows(&engine, "SELECT * FROM recent", &["2"]).await;
+    becomes(&engine, "SELECT * FROM recent", &["2"]).await;
     hands.set(after(15));
-    shows(&engine, "SELECT * FROM recent", &[]).await;
+    becomes(&engine, "SELECT * FROM recent", &[""; 0]).await;
     engine.shutdown().await.expect("stops");
 }
 
